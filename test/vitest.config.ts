@@ -1,0 +1,50 @@
+import { cloudflareTest } from '@cloudflare/vitest-plugin'
+import { defineConfig } from 'vitest/config'
+import { PlainSummary } from './support/plain-summary.ts'
+
+const root = new URL('..', import.meta.url).pathname
+
+/**
+ * Four projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
+ * runtime, `engine` the toy checkpoint, `e2e` real processes on loopback.
+ */
+export default defineConfig({
+  root,
+  test: {
+    reporters: ['default', new PlainSummary()],
+    projects: [
+      {
+        test: {
+          name: 'unit',
+          include: ['{gpu-backend,weights,infra}/**/*.test.ts'],
+        },
+      },
+      {
+        plugins: [
+          cloudflareTest({
+            wrangler: { configPath: './wrangler.toml' },
+            miniflare: { cf: false },
+          }),
+        ],
+        test: { name: 'edge', include: ['edge/src/**/*.test.ts', 'test/edge/**/*.test.ts'] },
+      },
+      {
+        test: {
+          name: 'engine',
+          include: ['test/engine/**/*.test.ts', 'test/weights/**/*.test.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        test: {
+          name: 'e2e',
+          include: ['test/e2e/**/*.test.ts'],
+          fileParallelism: false,
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+        },
+      },
+    ],
+  },
+})
