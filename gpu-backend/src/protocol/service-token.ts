@@ -1,0 +1,78 @@
+import { jwtVerify, SignJWT } from 'jose'
+import { z } from 'zod'
+
+/**
+ * The edge proves itself to a backend with a short-lived EdDSA token per request. It names the
+ * pool (audience), the request and the tenant, so a token that leaks is of no use for another
+ * request, another pool, or a minute later.
+ */
+const ISSUER = 'sluice-edge'
+const ALGORITHM = 'EdDSA'
+const LIFETIME_SECONDS = 60
+const CLOCK_TOLERANCE_SECONDS = 5
+
+export interface ServiceClaims {
+  readonly pool: string
+  readonly requestId: string
+  readonly tenantId: string
+  readonly keyId: string
+}
+
+const claimsSchema = z.object({ rid: z.string(), sub: z.string(), kid: z.string() })
+
+/** Signs the claims with the edge's private key (Ed25519). `nowMs` is Unix time in milliseconds. */
+export function signServiceToken(
+  claims: ServiceClaims,
+  privateKey: CryptoKey,
+  nowMs: number,
+): Promise<string> {
+  const issuedAt = Math.floor(nowMs / 1000)
+  return new SignJWT({ rid: claims.requestId, kid: claims.keyId })
+    .setProtectedHeader({ alg: ALGORITHM })
+    .setIssuer(ISSUER)
+    .setAudience(claims.pool)
+    .setSubject(claims.tenantId)
+    .setIssuedAt(issuedAt)
+    .setExpirationTime(issuedAt + LIFETIME_SECONDS)
+    .sign(privateKey)
+}
+
+export interface ServiceTokenExpectation {
+  readonly pool: string
+  /** The id the request itself carries; a token made for another request is refused. */
+  readonly requestId: string
+  readonly nowMs: number
+}
+
+/**
+ * The token's claims, or null when anything about it is wrong: the caller has no use for the
+ * reason, and an answer that tells reasons apart only helps whoever is guessing.
+ */
+export async function verifyServiceToken(
+  token: string,
+  publicKey: CryptoKey,
+  expected: ServiceTokenExpectation,
+): Promise<ServiceClaims | null> {
+  try {
+    const { payload } = await jwtVerify(token, publicKey, {
+      algorithms: [ALGORITHM],
+      issuer: ISSUER,
+      audience: expected.pool,
+      currentDate: new Date(expected.nowMs),
+      clockTolerance: CLOCK_TOLERANCE_SECONDS,
+      requiredClaims: ['exp', 'iat', 'sub', 'rid', 'kid'],
+      maxTokenAge: LIFETIME_SECONDS,
+    })
+    const claims = claimsSchema.parse(payload)
+    if (claims.rid !== expected.requestId) return null
+    return {
+      pool: expected.pool,
+      requestId: claims.rid,
+      tenantId: claims.sub,
+      keyId: claims.kid,
+    }
+  } catch {
+    // Malformed, forged, expired, wrong pool: one answer for all of them.
+    return null
+  }
+}

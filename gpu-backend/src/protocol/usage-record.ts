@@ -1,0 +1,87 @@
+import { CompactSign, compactVerify } from 'jose'
+import { z } from 'zod'
+
+/**
+ * What one request cost, as the backend that ran it saw it. The record is the truth for billing:
+ * it is on the backend's disk before the stream ends, is pushed until the edge acknowledges it, and
+ * is applied once per request id however often it arrives.
+ */
+const count = z.int().min(0)
+const unixMs = z.int().min(0)
+const name = z.string().min(1).max(256)
+
+export const usageRecordSchema = z
+  .object({
+    version: z.literal(1),
+    requestId: name,
+    tenantId: name,
+    keyId: name,
+    pool: name,
+    backendId: name,
+    model: name,
+    checkpointHash: name,
+    promptTokens: count,
+    cachedTokens: count,
+    /** Tokens generated, reasoning included. */
+    completionTokens: count,
+    reasoningTokens: count,
+    /** Of those generated, how many had been written to the client's stream when it ended. */
+    deliveredTokens: count,
+    outcome: z.enum(['stop', 'length', 'tool_calls', 'cancelled', 'failed']),
+    acceptedAtMs: unixMs,
+    firstTokenAtMs: unixMs.nullable(),
+    finishedAtMs: unixMs,
+  })
+  .refine((record) => record.cachedTokens <= record.promptTokens, {
+    path: ['cachedTokens'],
+    message: 'cachedTokens may not exceed promptTokens',
+  })
+  .refine((record) => record.reasoningTokens <= record.completionTokens, {
+    path: ['reasoningTokens'],
+    message: 'reasoningTokens may not exceed completionTokens',
+  })
+  .refine((record) => record.deliveredTokens <= record.completionTokens, {
+    path: ['deliveredTokens'],
+    message: 'deliveredTokens may not exceed completionTokens',
+  })
+
+export type UsageRecord = z.infer<typeof usageRecordSchema>
+
+const RECORD_TYPE = 'sluice-usage-record'
+const ALGORITHM = 'EdDSA'
+
+/** The record as a compact JWS (EdDSA) under the backend's private key. */
+export function signUsageRecord(record: UsageRecord, privateKey: CryptoKey): Promise<string> {
+  return new CompactSign(new TextEncoder().encode(JSON.stringify(record)))
+    .setProtectedHeader({ alg: ALGORITHM, typ: RECORD_TYPE })
+    .sign(privateKey)
+}
+
+/** The record inside `jws`, or null when signature, type or content are not what they must be. */
+export async function verifyUsageRecord(
+  jws: string,
+  publicKey: CryptoKey,
+): Promise<UsageRecord | null> {
+  try {
+    const { payload, protectedHeader } = await compactVerify(jws, publicKey, {
+      algorithms: [ALGORITHM],
+    })
+    if (protectedHeader.typ !== RECORD_TYPE) return null
+    return usageRecordSchema.parse(JSON.parse(new TextDecoder().decode(payload)))
+  } catch {
+    // Forged, malformed or from another version: refused alike, the sender keeps its copy.
+    return null
+  }
+}
+
+/** `POST /internal/usage-records`: what a backend pushes and what it may forget afterwards. */
+export const usageRecordBatchSchema = z.object({ records: z.array(z.string()).min(1).max(256) })
+
+export const usageRecordAckSchema = z.object({
+  /** Indices into the batch that are applied (now or earlier) and need not be sent again. */
+  acknowledged: z.array(z.int().min(0)),
+  /** Indices that can never be applied, with the reason; the sender sets them aside. */
+  rejected: z.array(z.object({ index: z.int().min(0), reason: z.string() })),
+})
+
+export type UsageRecordAck = z.infer<typeof usageRecordAckSchema>
