@@ -1,3 +1,4 @@
+import type { CryptoKey } from 'jose'
 import { exportJWK, generateKeyPair, importJWK } from 'jose'
 import { z } from 'zod'
 

@@ -1,3 +1,4 @@
+import type { CryptoKey } from 'jose'
 import { jwtVerify, SignJWT } from 'jose'
 import { z } from 'zod'
 

@@ -1,3 +1,4 @@
+import type { CryptoKey } from 'jose'
 import { CompactSign, compactVerify } from 'jose'
 import { z } from 'zod'
 
