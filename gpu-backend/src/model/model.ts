@@ -1,0 +1,90 @@
+import type { ModelShape } from './shape.ts'
+
+/** `off`: activations and caches stay at full precision. `on`: rounded as the weights were trained. */
+export type Quantisation = 'off' | 'on'
+
+/** One sequence's state on the device. Ends with `Model.release`. */
+export interface Sequence {
+  /** Tokens in the cache; the next token fed gets this as its position. */
+  readonly length: number
+  /** Ceiling of `length`, reserved when the sequence was created. */
+  readonly maxTokens: number
+}
+
+/** Consecutive tokens of one sequence, continuing at its `length`. At most one a sequence a step. */
+export interface Segment {
+  readonly sequence: Sequence
+  readonly tokens: Int32Array
+  readonly logits: 'none' | 'last' | 'all'
+}
+
+/**
+ * Tokens for the draft head. Token k is the one *after* row k of the sequence's segment in the
+ * latest step (`after: 'forward'`), or the one after the latest draft (`after: 'draft'`, one token).
+ * Fewer tokens than rows use the first rows: the accepted ones.
+ */
+export interface DraftSegment {
+  readonly sequence: Sequence
+  readonly tokens: Int32Array
+  readonly after: 'forward' | 'draft'
+}
+
+/** What the cache holds and may hold. Tokens are counted in whole pages of `pageTokens`. */
+export interface CacheCapacity {
+  readonly pageTokens: number
+  readonly sequencesUsed: number
+  readonly sequencesMax: number
+  readonly tokensReserved: number
+  readonly tokensMax: number
+  /** Device bytes the cache takes now; grows in chunks as sequences do. */
+  readonly bytesAllocated: number
+}
+
+/**
+ * The whole model as the engine sees it: tokens in, rows of logits out. Every call is synchronous
+ * and blocks its thread. Calls with impossible arguments (unknown sequence, token outside the
+ * vocabulary) are bugs and assert; refusals are `ModelError`.
+ */
+export interface Model {
+  readonly shape: ModelShape
+  /** Name of the device it runs on. */
+  readonly device: string
+  readonly quantisation: Quantisation
+  /** Whether `draft` is there: asked for at load, and the checkpoint has the block. */
+  readonly drafts: boolean
+  /** How far `rollback` reaches behind the furthest position a sequence has seen. */
+  readonly rollbackMax: number
+  /** Throws `ModelError` `cache_full` or `context_exceeded`; reserves room for `maxTokens`. */
+  createSequence(options: { readonly maxTokens: number }): Sequence
+  /**
+   * Runs one step over prefill chunks and decode tokens together. Gives one row of `vocabSize`
+   * logits for each row asked for, in segment order. A row does not depend on its neighbours.
+   */
+  forward(segments: readonly Segment[]): readonly Float32Array[]
+  /** Draft logits after each segment's last token: the guess for the token behind that one. */
+  draft(segments: readonly DraftSegment[]): readonly Float32Array[]
+  /** Forgets the tokens from `length` on, at most `rollbackMax` of them. */
+  rollback(sequence: Sequence, length: number): void
+  release(sequence: Sequence): void
+  capacity(): CacheCapacity
+  /** Frees every device buffer of the model; its sequences go with it. */
+  close(): void
+}
+
+export type ModelErrorCode =
+  /** No slot or no room left for another sequence; try again when one has ended. */
+  | 'cache_full'
+  /** A sequence longer than the model's context, or longer than it reserved. */
+  | 'context_exceeded'
+  /** The checkpoint is sound but does not fit what the model needs of it. */
+  | 'weights_mismatch'
+
+export class ModelError extends Error {
+  readonly code: ModelErrorCode
+
+  constructor(code: ModelErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'ModelError'
+    this.code = code
+  }
+}
