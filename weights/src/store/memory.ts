@@ -1,6 +1,8 @@
+import { byteSource } from './byte-source.ts'
 import {
   StoreError,
   type ByteRange,
+  type ByteSource,
   type ObjectInfo,
   type Store,
   type StoreCallOptions,
@@ -42,9 +44,15 @@ export class MemoryStore implements Store {
     return fault === 'bit_flip' ? flipBit(read) : read
   }
 
-  async put(key: string, bytes: Uint8Array, options?: StoreCallOptions): Promise<void> {
+  async put(
+    key: string,
+    content: Uint8Array | ByteSource,
+    options?: StoreCallOptions,
+  ): Promise<void> {
     const fault = this.#begin(key, options)
-    this.objects.set(key, fault === 'bit_flip' ? flipBit(bytes.slice()) : bytes.slice())
+    const source = byteSource(content)
+    const bytes = source.sizeBytes === 0 ? new Uint8Array(0) : await readAll(source)
+    this.objects.set(key, fault === 'bit_flip' ? flipBit(bytes) : bytes)
     if (fault === 'lost_reply') throw new StoreError('unavailable', key, 'the reply was lost')
   }
 
@@ -70,6 +78,10 @@ export class MemoryStore implements Store {
     if (bytes !== undefined) return bytes
     throw new StoreError('not_found', key, `${this.location} has no ${key}`)
   }
+}
+
+async function readAll(source: ByteSource): Promise<Uint8Array> {
+  return (await source.read({ offset: 0, length: source.sizeBytes })).slice()
 }
 
 /** Flips a bit in the middle. */

@@ -22,46 +22,45 @@ export const defaultRetryPolicy: RetryPolicy = Object.freeze({
 })
 
 /**
- * The same store, with calls that failed transiently made again. The delay before attempt n is
- * drawn from [0, base·2^(n−1)], capped: machines that lost one server come back spread out.
+ * Makes a call again while it fails transiently. The delay before attempt n + 1 is drawn from
+ * [0, base·2^(n−1)], capped: machines that lost one server come back spread out.
  */
-export function withRetry(store: Store, policy: RetryPolicy = defaultRetryPolicy): Store {
-  const attempt = async <T>(
-    key: string,
-    call: () => Promise<T>,
-    options?: StoreCallOptions,
-  ): Promise<T> => {
-    for (let failures = 0; ;) {
-      try {
-        return await call()
-      } catch (error) {
-        failures++
-        const again = error instanceof StoreError && error.transient && failures < policy.attempts
-        if (!again) throw error
-      }
-      const ceilingMs = Math.min(policy.baseDelayMs * 2 ** (failures - 1), policy.delayMsMax)
-      await sleepOrAbort(key, policy.sleep(policy.random() * ceilingMs, options?.signal), options)
+export async function retrying<T>(
+  call: () => Promise<T>,
+  policy: RetryPolicy,
+  { key, signal }: { readonly key: string; readonly signal?: AbortSignal | undefined },
+): Promise<T> {
+  for (let failures = 0; ;) {
+    try {
+      return await call()
+    } catch (error) {
+      failures++
+      const again = error instanceof StoreError && error.transient && failures < policy.attempts
+      if (!again) throw error
     }
-  }
-  return {
-    location: store.location,
-    head: (key, options) => attempt(key, () => store.head(key, options), options),
-    getRange: (key, range, options) =>
-      attempt(key, () => store.getRange(key, range, options), options),
-    put: (key, bytes, options) => attempt(key, () => store.put(key, bytes, options), options),
-    list: (prefix, options) => attempt(prefix, () => store.list(prefix, options), options),
+    const ceilingMs = Math.min(policy.baseDelayMs * 2 ** (failures - 1), policy.delayMsMax)
+    try {
+      await policy.sleep(policy.random() * ceilingMs, signal)
+    } catch (cause) {
+      if (signal?.aborted !== true) throw cause
+      throw new StoreError('aborted', key, `stopped waiting to retry ${key}`, { cause })
+    }
   }
 }
 
-async function sleepOrAbort(
-  key: string,
-  sleeping: Promise<void>,
-  options?: StoreCallOptions,
-): Promise<void> {
-  try {
-    await sleeping
-  } catch (cause) {
-    if (options?.signal?.aborted !== true) throw cause
-    throw new StoreError('aborted', key, `stopped waiting to retry ${key}`, { cause })
+/** The same store, with calls that failed transiently made again. */
+export function withRetry(store: Store, policy: RetryPolicy = defaultRetryPolicy): Store {
+  const attempt = <T>(
+    key: string,
+    options: StoreCallOptions | undefined,
+    call: () => Promise<T>,
+  ): Promise<T> => retrying(call, policy, { key, signal: options?.signal })
+  return {
+    location: store.location,
+    head: (key, options) => attempt(key, options, () => store.head(key, options)),
+    getRange: (key, range, options) =>
+      attempt(key, options, () => store.getRange(key, range, options)),
+    put: (key, content, options) => attempt(key, options, () => store.put(key, content, options)),
+    list: (prefix, options) => attempt(prefix, options, () => store.list(prefix, options)),
   }
 }

@@ -15,6 +15,15 @@ export interface StoreCallOptions {
 }
 
 /**
+ * Bytes that need not be in memory at once: a shard of V4-Pro has thirteen gigabytes. A part may be
+ * asked for again when sending it failed; it must then be the same.
+ */
+export interface ByteSource {
+  readonly sizeBytes: number
+  read(range: ByteRange): Promise<Uint8Array>
+}
+
+/**
  * Where checkpoints live: S3-compatible storage, a directory, or memory. Keys are relative to the
  * place the store was opened at, with `/` between segments. A read returns exactly the bytes asked
  * for or throws `StoreError`; it never returns fewer.
@@ -24,13 +33,16 @@ export interface Store {
   readonly location: string
   head(key: string, options?: StoreCallOptions): Promise<ObjectInfo>
   getRange(key: string, range: ByteRange, options?: StoreCallOptions): Promise<Uint8Array>
-  put(key: string, bytes: Uint8Array, options?: StoreCallOptions): Promise<void>
+  /** Replaces the object as a whole: readers see the old bytes or the new ones, never a part. */
+  put(key: string, content: Uint8Array | ByteSource, options?: StoreCallOptions): Promise<void>
   list(prefix: string, options?: StoreCallOptions): Promise<readonly ObjectInfo[]>
 }
 
 export type StoreErrorCode =
   | 'not_found'
   | 'access_denied'
+  /** The store understood the call and will never serve it: a malformed key, the wrong region. */
+  | 'rejected'
   | 'range_not_satisfiable'
   | 'short_read'
   | 'unavailable'
