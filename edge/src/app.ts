@@ -1,0 +1,37 @@
+import { Hono } from 'hono'
+import type { AppDeps, AppEnv } from './context.ts'
+import { answerErrors, answerNotFound } from './failures.ts'
+import { authenticate } from './middleware/authenticate.ts'
+import { allowBrowsers } from './middleware/browsers.ts'
+import { traceRequests } from './middleware/request-log.ts'
+import { loadSettings } from './middleware/settings.ts'
+import { admin } from './routes/admin.ts'
+import { chatCompletions } from './routes/chat-completions.ts'
+import { health } from './routes/health.ts'
+import { models } from './routes/models.ts'
+import { usageRecords } from './routes/usage-records.ts'
+import { usage } from './routes/usage.ts'
+
+/**
+ * The edge's routes in the order a request meets them. What stands above `authenticate` needs no
+ * API key: probes, the admin API (its own token) and the backends' records (signed). Below it a
+ * request without a valid key is a 401 whatever its path.
+ */
+export function createApp(deps: AppDeps): Hono<AppEnv> {
+  const app = new Hono<AppEnv>()
+  app.onError(answerErrors(deps))
+  app.notFound(answerNotFound)
+
+  app.use(traceRequests(deps))
+  app.use(allowBrowsers())
+  app.use(loadSettings())
+  app.route('/', health())
+  app.route('/admin', admin(deps))
+  app.route('/internal', usageRecords(deps))
+
+  app.use(authenticate(deps))
+  app.route('/', chatCompletions(deps))
+  app.route('/', models(deps))
+  app.route('/', usage(deps))
+  return app
+}

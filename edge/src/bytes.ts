@@ -1,0 +1,59 @@
+/** RFC 4648's base32 letters, lower case: 32 of them, so five random bits make a letter evenly. */
+const LETTERS = 'abcdefghijklmnopqrstuvwxyz234567'
+
+export type RandomBytes = (lengthBytes: number) => Uint8Array
+
+/** `length` random letters of `a-z2-7`, five bits each. */
+export function randomLetters(length: number, randomBytes: RandomBytes): string {
+  return Array.from(randomBytes(length), (byte) => LETTERS.charAt(byte % LETTERS.length)).join('')
+}
+
+export function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
+}
+
+export async function sha256(text: string): Promise<Uint8Array> {
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))
+}
+
+/** Compares digests of equal length in time that does not depend on where they differ. */
+export function equalInConstantTime(a: Uint8Array, b: Uint8Array): boolean {
+  return a.byteLength === b.byteLength && crypto.subtle.timingSafeEqual(a, b)
+}
+
+/**
+ * All bytes of a body, or null as soon as more than `limitBytes` have arrived; what is left of the
+ * body is then cancelled unread.
+ */
+export async function readBytes(
+  body: ReadableStream<Uint8Array> | null,
+  limitBytes: number,
+): Promise<Uint8Array | null> {
+  if (body === null) return new Uint8Array(0)
+  const chunks: Uint8Array[] = []
+  let sizeBytes = 0
+  const reader = body.getReader()
+  for (;;) {
+    const { done, value } = await reader.read()
+    if (done) break
+    sizeBytes += value.byteLength
+    if (sizeBytes > limitBytes) {
+      await reader.cancel()
+      return null
+    }
+    chunks.push(value)
+  }
+  return concatenate(chunks, sizeBytes)
+}
+
+function concatenate(chunks: readonly Uint8Array[], sizeBytes: number): Uint8Array {
+  const [only] = chunks
+  if (only !== undefined && chunks.length === 1) return only
+  const joined = new Uint8Array(sizeBytes)
+  let offset = 0
+  for (const chunk of chunks) {
+    joined.set(chunk, offset)
+    offset += chunk.byteLength
+  }
+  return joined
+}

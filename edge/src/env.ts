@@ -1,0 +1,144 @@
+import type { CryptoKey } from 'jose'
+import { importPrivateKey, importPublicKey } from '#protocol/keys.ts'
+import { z } from 'zod'
+import type { Directory } from './objects/directory/directory.ts'
+import type { Tenant } from './objects/tenant/tenant.ts'
+
+/** What the platform hands the Worker; written by hand, the bindings as in wrangler.toml. */
+export interface Env {
+  readonly TENANT: DurableObjectNamespace<Tenant>
+  readonly DIRECTORY: DurableObjectNamespace<Directory>
+  /** JSON: `[{id, url, models, recordPublicKey}]`, one entry a pool of backends. */
+  readonly POOLS?: string
+  /** Secret. The Ed25519 private key, as a JWK, that service tokens are signed with. */
+  readonly EDGE_SIGNING_KEY?: string
+  /** Secret. What the admin API asks for. */
+  readonly ADMIN_TOKEN?: string
+  readonly MAX_BODY_BYTES?: string
+  readonly BACKEND_HEADERS_TIMEOUT_MS?: string
+}
+
+type Variable = Exclude<keyof Env, 'TENANT' | 'DIRECTORY'>
+
+/** A group of backends that serve the same models behind one address. */
+export interface Pool {
+  readonly id: string
+  /** Without a trailing slash; the API's paths follow it. */
+  readonly url: string
+  readonly models: readonly string[]
+  /** Checks the usage records this pool's backends sign. */
+  readonly recordPublicKey: CryptoKey
+}
+
+export interface Settings {
+  readonly pools: readonly Pool[]
+  readonly signingKey: CryptoKey
+  readonly adminToken: string
+  readonly bodyBytesMax: number
+  readonly backendHeadersTimeoutMs: number
+}
+
+/** A variable that is missing or wrong. The message never holds its value. */
+export class SettingsError extends Error {
+  readonly variable: Variable
+
+  constructor(variable: Variable, problem: string) {
+    super(`${variable} ${problem}`)
+    this.name = 'SettingsError'
+    this.variable = variable
+  }
+}
+
+const ADMIN_TOKEN_LENGTH_MIN = 32
+/** A full context of 1,048,576 tokens at 16 bytes each, three to four times what text needs. */
+const BODY_BYTES_DEFAULT = 16 * 1024 * 1024
+/** Longer than a backend holds back the status line of an answer that waits in its queue. */
+const HEADERS_TIMEOUT_MS_DEFAULT = 30_000
+
+const poolSchema = z.object({
+  id: z.string().regex(/^[a-z0-9-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9 and -'),
+  url: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+  models: z.array(z.string().min(1)).min(1),
+  recordPublicKey: z.object({ kty: z.string(), crv: z.string(), x: z.string() }),
+})
+
+const poolsSchema = z
+  .array(poolSchema)
+  .min(1)
+  .refine((pools) => new Set(pools.map((pool) => pool.id)).size === pools.length, {
+    error: 'names a pool twice',
+  })
+
+/** The Worker's variables as checked settings. Throws `SettingsError` naming the first bad one. */
+export async function parseEnv(env: Env): Promise<Settings> {
+  const adminToken = required(env, 'ADMIN_TOKEN')
+  if (adminToken.length < ADMIN_TOKEN_LENGTH_MIN) {
+    throw new SettingsError('ADMIN_TOKEN', `is shorter than ${ADMIN_TOKEN_LENGTH_MIN} characters`)
+  }
+  return {
+    pools: await parsePools(required(env, 'POOLS')),
+    signingKey: await parseSigningKey(required(env, 'EDGE_SIGNING_KEY')),
+    adminToken,
+    bodyBytesMax: wholeNumber(env, 'MAX_BODY_BYTES', BODY_BYTES_DEFAULT),
+    backendHeadersTimeoutMs: wholeNumber(
+      env,
+      'BACKEND_HEADERS_TIMEOUT_MS',
+      HEADERS_TIMEOUT_MS_DEFAULT,
+    ),
+  }
+}
+
+function required(env: Env, variable: Variable): string {
+  const value = env[variable]
+  if (value === undefined || value === '') throw new SettingsError(variable, 'is not set')
+  return value
+}
+
+function wholeNumber(env: Env, variable: Variable, fallback: number): number {
+  const text = env[variable]
+  if (text === undefined) return fallback
+  const value = /^[0-9]{1,12}$/.test(text) ? Number(text) : 0
+  if (value < 1) throw new SettingsError(variable, 'must be a whole number of at least 1')
+  return value
+}
+
+async function parsePools(text: string): Promise<readonly Pool[]> {
+  const result = poolsSchema.safeParse(parseJson('POOLS', text))
+  if (!result.success) throw new SettingsError('POOLS', describeIssue(result.error))
+  return Promise.all(
+    result.data.map(async ({ id, url, models, recordPublicKey }, index) => ({
+      id,
+      url: url.replace(/\/+$/, ''),
+      models,
+      recordPublicKey: await importPublicKey(JSON.stringify(recordPublicKey)).catch(() => {
+        throw new SettingsError('POOLS', `[${index}].recordPublicKey is not an Ed25519 public JWK`)
+      }),
+    })),
+  )
+}
+
+function parseSigningKey(text: string): Promise<CryptoKey> {
+  parseJson('EDGE_SIGNING_KEY', text)
+  return importPrivateKey(text).catch(() => {
+    // The cause is left out: a parser's message may quote the key.
+    throw new SettingsError('EDGE_SIGNING_KEY', 'is not an Ed25519 private JWK')
+  })
+}
+
+function parseJson(variable: Variable, text: string): unknown {
+  try {
+    return JSON.parse(text)
+  } catch {
+    // The parser's own message would quote the value.
+    throw new SettingsError(variable, 'is not valid JSON')
+  }
+}
+
+function describeIssue(error: z.ZodError): string {
+  const issue = error.issues[0]
+  if (issue === undefined) return 'is invalid'
+  const path = issue.path.map((part) =>
+    typeof part === 'number' ? `[${part}]` : `.${String(part)}`,
+  )
+  return `${path.join('')}: ${issue.message}`
+}

@@ -1,0 +1,28 @@
+import type { MiddlewareHandler } from 'hono'
+import { routePath } from 'hono/route'
+import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
+import { randomLetters } from '../bytes.ts'
+import type { AppDeps, AppEnv } from '../context.ts'
+import { RequestTrace } from '../request-trace.ts'
+
+const ID_LETTERS = 24
+
+/**
+ * Gives every request its id (never the client's: ids key the usage records), every response
+ * `x-request-id` and `server-timing`, and the log one line.
+ */
+export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
+  return async function traceRequest(c, next) {
+    const requestId = `req_${randomLetters(ID_LETTERS, deps.randomBytes)}`
+    const trace = new RequestTrace(requestId, deps.now())
+    c.set('trace', trace)
+    await next()
+    const nowMs = deps.now()
+    c.header(REQUEST_ID_HEADER, requestId)
+    c.header('server-timing', trace.serverTiming(nowMs))
+    if (trace.streaming) return
+    const end = { method: c.req.method, route: routePath(c), status: c.res.status, nowMs }
+    const clientGone = c.req.raw.signal.aborted
+    deps.log(trace.toLine({ ...end, ...(clientGone ? { bodyEnd: 'abandoned' } : {}) }))
+  }
+}

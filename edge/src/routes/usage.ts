@@ -1,0 +1,22 @@
+import { Hono } from 'hono'
+import { ApiError } from '#protocol/errors.ts'
+import type { AppDeps, AppEnv } from '../context.ts'
+import { reachObject, refuseMethod } from '../failures.ts'
+import { tenantObject } from '../objects/stubs.ts'
+import { parseUsageQuery, viewUsage } from '../usage-view.ts'
+
+/** The usage of the key's own tenant, all its keys included. */
+export function usage(deps: AppDeps): Hono<AppEnv> {
+  const routes = new Hono<AppEnv>()
+  for (const path of ['/usage', '/v1/usage']) {
+    routes.get(path, async (c) => {
+      const query = parseUsageQuery(new URL(c.req.url).searchParams, deps.now())
+      const tenant = tenantObject(c.env, c.get('caller').tenantId)
+      const report = await reachObject(tenant.usage(query), deps)
+      if (report === null) throw new ApiError('not_found', 'There is no such tenant.')
+      return c.json(viewUsage(query, report))
+    })
+    routes.all(path, refuseMethod('GET, HEAD'))
+  }
+  return routes
+}

@@ -1,0 +1,73 @@
+import { ApiError, ERROR_KINDS } from '#protocol/errors.ts'
+import type { ErrorCode } from '#protocol/errors.ts'
+import { z } from 'zod'
+import { overloaded } from '../failures.ts'
+
+/** Refusals that are a backend's to make, about the request itself; their words reach the client. */
+const BACKEND_CODES = [
+  'invalid_request_error',
+  'invalid_parameter',
+  'model_not_found',
+  'context_length_exceeded',
+  'request_too_large',
+  'server_is_overloaded',
+  'timeout',
+] as const satisfies readonly ErrorCode[]
+
+const envelopeSchema = z.object({
+  error: z.object({
+    message: z.string().min(1).max(4096),
+    param: z.string().max(1024).nullable(),
+    code: z.enum(BACKEND_CODES),
+  }),
+})
+
+export interface BackendRefusal {
+  readonly status: number
+  readonly headers: Headers
+  /** The body as far as it was read; it may be anything. */
+  readonly text: string
+}
+
+/**
+ * The error a client gets for a backend's own. One that keeps the contract passes with its words;
+ * anything else (a proxy's page, another engine's shape, a 500's detail, a refusal of our own
+ * token) is rebuilt, so that nothing of the inside shows and nothing of ours looks like the
+ * client's fault.
+ */
+export function translateRefusal(refusal: BackendRefusal, random: () => number): ApiError {
+  const envelope = parseEnvelope(refusal.text)
+  if (envelope !== null && ERROR_KINDS[envelope.code].status === refusal.status) {
+    const { code, message, param } = envelope
+    return new ApiError(code, message, {
+      ...(param === null ? {} : { param }),
+      ...retryOptions(code, refusal.headers, random),
+    })
+  }
+  // An engine's own 429 says that it is full: the client's limits are kept here, not there.
+  if (refusal.status === 429 || refusal.status === 503) {
+    return overloaded('Every backend for this model is busy. Try again.', random)
+  }
+  return new ApiError('internal_server_error', 'The backend could not answer this request.')
+}
+
+function parseEnvelope(text: string): z.infer<typeof envelopeSchema>['error'] | null {
+  try {
+    return envelopeSchema.parse(JSON.parse(text)).error
+  } catch {
+    // Not JSON or not the contract's shape: the caller rebuilds it.
+    return null
+  }
+}
+
+function retryOptions(
+  code: ErrorCode,
+  headers: Headers,
+  random: () => number,
+): { readonly retryAfterSeconds?: number } {
+  if (code !== 'server_is_overloaded') return {}
+  const ms = Number(headers.get('retry-after-ms') ?? Number.NaN)
+  if (Number.isFinite(ms) && ms > 0) return { retryAfterSeconds: ms / 1000 }
+  const { retryAfterSeconds } = overloaded('', random)
+  return retryAfterSeconds === null ? {} : { retryAfterSeconds }
+}
