@@ -1,0 +1,64 @@
+import type { OpTable } from '../kernels/registry.ts'
+import type { DeviceBuffer, DType } from './tensor.ts'
+
+export type DeviceName = 'reference' | 'cpu' | 'cuda'
+
+/** What a device keeps its values in; the forward pass allocates accordingly. */
+export interface DeviceFormats {
+  readonly activations: DType & ('f32' | 'bf16')
+  /** Window keys and compressed entries. */
+  readonly keys: DType & ('f32' | 'bf16')
+  readonly indexKeys: DType & ('f32' | 'bf16')
+}
+
+export interface DeviceMemory {
+  readonly allocatedBytes: number
+  readonly peakBytes: number
+  readonly buffers: number
+}
+
+/**
+ * Everything the model asks of hardware. Work runs in the order it was given; only `read` and
+ * `synchronise` wait for it. What an op is told through `args` may be baked into a captured graph,
+ * so a value that changes between steps of one shape travels in a tensor.
+ */
+export interface Device {
+  readonly name: DeviceName
+  readonly formats: DeviceFormats
+  /** A buffer with undefined contents. `label` says in messages what it was for. */
+  alloc(bytes: number, label: string): DeviceBuffer
+  free(buffer: DeviceBuffer): void
+  /** Host to device; `bytes` may be reused when the call returns. */
+  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void
+  /** Device to host, once everything before it has run. */
+  read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void
+  run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void
+  synchronise(): void
+  memory(): DeviceMemory
+  /** Frees every buffer; nothing may be called afterwards. */
+  close(): void
+}
+
+export type DeviceErrorCode =
+  /** This machine or this build has no such device; the message says why. */
+  | 'device_unavailable'
+  /** The device does not implement the op. */
+  | 'unsupported_op'
+  /** The handle was freed, or never given out by this device. */
+  | 'unknown_buffer'
+  /** Bytes outside the buffer, or a size that is no size. */
+  | 'out_of_range'
+  | 'out_of_memory'
+  | 'device_closed'
+
+export class DeviceError extends Error {
+  readonly code: DeviceErrorCode
+  readonly device: DeviceName
+
+  constructor(code: DeviceErrorCode, device: DeviceName, message: string, options?: ErrorOptions) {
+    super(`${device}: ${message}`, options)
+    this.name = 'DeviceError'
+    this.code = code
+    this.device = device
+  }
+}
