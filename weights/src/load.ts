@@ -1,5 +1,6 @@
 import { strict as assert } from 'node:assert'
 import { hash } from 'node:crypto'
+import { TensorAssembler } from './assembler.ts'
 import { CheckpointError } from './checkpoint-error.ts'
 import { eachLimited } from './each-limited.ts'
 import type { ModelConfig } from './layout/config.ts'
@@ -90,17 +91,12 @@ function hasDigest<T extends TensorLocation>(tensor: T): tensor is T & { readonl
   return 'sha256' in tensor && typeof tensor.sha256 === 'string'
 }
 
-interface Assembly {
-  readonly bytes: Uint8Array<ArrayBuffer>
-  missingBytes: number
-}
-
-/** One call of `loadTensors`: the tensors under assembly and the reads in flight. */
+/** One call of `loadTensors`. */
 class Load<T extends TensorLocation> {
   readonly totalBytes: number
   readonly #source: TensorSource<T>
   readonly #options: LoadOptions<T>
-  readonly #assemblies = new Map<string, Assembly>()
+  readonly #assembler = new TensorAssembler<T>()
   readonly #stop = new AbortController()
   #doneBytes = 0
 
@@ -131,36 +127,18 @@ class Load<T extends TensorLocation> {
   }
 
   async #readRange(range: ReadRange<T>, signal: AbortSignal): Promise<void> {
-    const { file, offset, length, parts } = range
+    const { file, offset, length } = range
     const read = await this.#source.store.getRange(file, { offset, length }, { signal })
     assert(read.length === length, 'a store returns exactly the range asked for')
-    for (const part of parts) {
-      const { tensor, rangeOffset } = part
-      const assembly = this.#assemblyOf(tensor)
-      const bytes = read.subarray(rangeOffset, rangeOffset + part.length)
-      assembly.bytes.set(bytes, part.tensorOffset)
-      assembly.missingBytes -= part.length
-      if (assembly.missingBytes === 0) await this.#deliver(tensor, assembly.bytes, signal)
+    for (const { tensor, bytes } of this.#assembler.take(range, read)) {
+      verifyTensor(tensor, bytes, this.#source)
+      if (signal.aborted) {
+        throw new StoreError('aborted', file, `loading stopped before ${tensor.name}`)
+      }
+      await this.#options.onTensor(tensor, bytes)
+      this.#doneBytes += bytes.length
+      this.#options.onProgress?.(this.#doneBytes, this.totalBytes)
     }
-  }
-
-  #assemblyOf(tensor: T): Assembly {
-    const begun = this.#assemblies.get(tensor.name)
-    if (begun !== undefined) return begun
-    const assembly = { bytes: new Uint8Array(tensor.bytes), missingBytes: tensor.bytes }
-    this.#assemblies.set(tensor.name, assembly)
-    return assembly
-  }
-
-  async #deliver(tensor: T, bytes: Uint8Array<ArrayBuffer>, signal: AbortSignal): Promise<void> {
-    this.#assemblies.delete(tensor.name)
-    verifyTensor(tensor, bytes, this.#source)
-    if (signal.aborted) {
-      throw new StoreError('aborted', tensor.file, `loading stopped before ${tensor.name}`)
-    }
-    await this.#options.onTensor(tensor, bytes)
-    this.#doneBytes += bytes.length
-    this.#options.onProgress?.(this.#doneBytes, this.totalBytes)
   }
 }
 
@@ -168,16 +146,27 @@ class Load<T extends TensorLocation> {
 function verifyTensor<T extends TensorLocation>(
   tensor: T,
   bytes: Uint8Array,
-  source: TensorSource<T>,
+  source: Pick<TensorSource<T>, 'location' | 'config'>,
 ): void {
-  const place = `${tensor.name} in ${tensor.file} of ${source.location}`
   if (hasDigest(tensor) && hash('sha256', bytes, 'hex') !== tensor.sha256) {
     throw new CheckpointError(
       'tensor_digest',
       tensor.name,
-      `${place} does not have the bytes its manifest promises; fetch or publish that file again`,
+      `${tensor.name} in ${tensor.file} of ${source.location} does not have the bytes its ` +
+        'manifest promises; fetch or publish that file again',
     )
   }
+  refuseImpossibleValues(tensor, bytes, source)
+}
+
+/** Throws `CheckpointError` if the tensor has values that no sound checkpoint has. */
+export function refuseImpossibleValues(
+  tensor: TensorLocation,
+  bytes: Uint8Array,
+  source: { readonly location: string; readonly config: ModelConfig },
+): void {
   const fault = checkTensorValues(tensor, bytes, source.config)
-  if (fault !== null) throw new CheckpointError('tensor_value', tensor.name, `${place} ${fault}`)
+  if (fault === null) return
+  const where = `${tensor.name} in ${tensor.file} of ${source.location}`
+  throw new CheckpointError('tensor_value', tensor.name, `${where} ${fault}`)
 }

@@ -10,7 +10,7 @@ import { headerLength, parseHeader, prefixBytes, type SafetensorsEntry } from '.
 import { isSafeKey } from './store/key.ts'
 import { defaultRetryPolicy, withRetry } from './store/retry.ts'
 import type { ObjectInfo, Store, StoreCallOptions } from './store/store.ts'
-import { readWhole, requireObject } from './store/whole.ts'
+import { findObject, readWhole, requireObject } from './store/whole.ts'
 import { objectEntries, parseJson } from './strict-json.ts'
 
 export const configFileName = 'config.json'
@@ -21,9 +21,19 @@ export const encoderFileName = 'encoding/encoding_dsv4.py'
 const configBytesMax = 2 ** 20
 const indexBytesMax = 64 * 2 ** 20
 
+/** Files that come along when they are there. */
+const optionalFileNames = [
+  'generation_config.json',
+  'tokenizer_config.json',
+  encoderFileName,
+  'LICENSE',
+] as const
+
 /** A checkpoint as its makers released it: shards, index, config; no digests. */
 export interface ReleasedCheckpoint extends TensorSource<TensorLocation> {
-  /** Shards with their sizes, in the order of their names. */
+  /** Everything but the shards, with sizes: config, tokenizer, index, and what else was found. */
+  readonly files: readonly ObjectInfo[]
+  /** In the order of their names. */
   readonly shards: readonly ObjectInfo[]
 }
 
@@ -61,8 +71,21 @@ export async function openReleased(
     store,
     config: checkDirectory(config, tensors),
     tensors,
+    files: await otherFiles(store, call),
     shards,
   }
+}
+
+async function otherFiles(store: Store, call: StoreCallOptions): Promise<readonly ObjectInfo[]> {
+  const files: ObjectInfo[] = []
+  for (const name of [configFileName, tokenizerFileName, indexFileName]) {
+    files.push(await requireObject(store, name, call))
+  }
+  for (const name of optionalFileNames) {
+    const found = await findObject(store, name, call)
+    if (found !== null) files.push(found)
+  }
+  return files
 }
 
 const indexSchema = z.looseObject({ weight_map: z.unknown() })

@@ -21,6 +21,9 @@ export const defaultRetryPolicy: RetryPolicy = Object.freeze({
   random: Math.random,
 })
 
+/** For a store that makes its calls again by itself. */
+export const singleAttempt: RetryPolicy = Object.freeze({ ...defaultRetryPolicy, attempts: 1 })
+
 /**
  * Makes a call again while it fails transiently. The delay before attempt n + 1 is drawn from
  * [0, base·2^(n−1)], capped: machines that lost one server come back spread out.

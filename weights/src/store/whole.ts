@@ -1,18 +1,29 @@
 import { CheckpointError } from '../checkpoint-error.ts'
 import { StoreError, type ObjectInfo, type Store, type StoreCallOptions } from './store.ts'
 
+/** The object's size, or null if it is not there. */
+export async function findObject(
+  store: Store,
+  key: string,
+  options?: StoreCallOptions,
+): Promise<ObjectInfo | null> {
+  try {
+    return await store.head(key, options)
+  } catch (error) {
+    if (error instanceof StoreError && error.code === 'not_found') return null
+    throw error
+  }
+}
+
 /** The object's size; one that is not there is a checkpoint with a file missing. */
 export async function requireObject(
   store: Store,
   key: string,
   options?: StoreCallOptions,
 ): Promise<ObjectInfo> {
-  try {
-    return await store.head(key, options)
-  } catch (cause) {
-    if (!(cause instanceof StoreError) || cause.code !== 'not_found') throw cause
-    throw new CheckpointError('file_missing', key, `${store.location} has no ${key}`, { cause })
-  }
+  const found = await findObject(store, key, options)
+  if (found !== null) return found
+  throw new CheckpointError('file_missing', key, `${store.location} has no ${key}`)
 }
 
 /** A whole small object. One longer than `bytesMax` is refused before it is read. */
