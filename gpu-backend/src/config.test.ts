@@ -1,0 +1,92 @@
+import { beforeAll, describe, expect, it } from 'vitest'
+import { generateKeyJwks } from '#protocol/keys.ts'
+import { ConfigError, parseConfig } from './config.ts'
+
+let env: Record<string, string>
+
+beforeAll(async () => {
+  const edge = await generateKeyJwks()
+  const record = await generateKeyJwks()
+  env = {
+    SLUICE_CHECKPOINT: 's3://bucket/toy',
+    SLUICE_POOL: 'local',
+    SLUICE_BACKEND_ID: 'local-1',
+    SLUICE_EDGE_URL: 'http://127.0.0.1:8787',
+    SLUICE_EDGE_PUBLIC_KEY: JSON.stringify(edge.publicJwk),
+    SLUICE_RECORD_PRIVATE_KEY: JSON.stringify(record.privateJwk),
+    SLUICE_SPOOL_DIR: '/var/spool/sluice',
+  }
+})
+
+async function refusal(changes: Record<string, string | undefined>): Promise<string> {
+  const error = await parseConfig({ ...env, ...changes }).catch((thrown: unknown) => thrown)
+  if (!(error instanceof ConfigError)) throw new Error('not refused', { cause: error })
+  expect(error.message).not.toContain('\n')
+  return error.message
+}
+
+describe('parseConfig', () => {
+  it('needs seven variables and has a default for every other', async () => {
+    const config = await parseConfig(env)
+    expect(config).toMatchObject({
+      checkpoint: 's3://bucket/toy',
+      device: 'auto',
+      quantisation: 'on',
+      pool: 'local',
+      backendId: 'local-1',
+      host: '127.0.0.1',
+      port: 8080,
+      edgeUrl: 'http://127.0.0.1:8787',
+      spoolDir: '/var/spool/sluice',
+      logLevel: 'info',
+      limits: {
+        scheduler: { runningMax: 8, waitingMax: 64, prefillTokensPerStep: 512 },
+        bodyBytesMax: 33_554_432,
+        contextTokensMax: null,
+        spoolRecordsMax: 100_000,
+      },
+      timings: {
+        keepAliveMs: 1000,
+        holdMs: 20_000,
+        queueLimitMs: 600_000,
+        wholeAnswerLimitMs: 590_000,
+        shutdownGraceMs: 10_000,
+        idleConnectionMs: 120_000,
+      },
+    })
+    expect(Object.isFrozen(config) && Object.isFrozen(config.limits)).toBe(true)
+    expect(config.edgePublicKey.type).toBe('public')
+    expect(config.recordPrivateKey.type).toBe('private')
+  })
+
+  it('names each required variable when it is missing', async () => {
+    for (const variable of Object.keys(env)) {
+      expect(await refusal({ [variable]: undefined })).toMatch(
+        new RegExp(`^${variable} is required: `),
+      )
+      expect(await refusal({ [variable]: '' })).toBe(`${variable} is empty`)
+    }
+  })
+
+  it.each([
+    ['SLUICE_PORT', '65536', 'must be a whole number from 0 to 65535'],
+    ['SLUICE_PORT', '-1', 'must be a whole number from 0 to 65535'],
+    ['SLUICE_PORT', '80.5', 'must be a whole number from 0 to 65535'],
+    ['SLUICE_MAX_SEQUENCES', '0', 'must be a whole number from 1 to 4096'],
+    ['SLUICE_QUANTISATION', 'fp8', 'must be on or off'],
+    ['SLUICE_EDGE_URL', 'edge.example', 'must be an http or https URL'],
+    ['SLUICE_EDGE_URL', 'file:///etc', 'must be an http or https URL'],
+    ['SLUICE_LOG', 'loud', 'must be one of debug, info, warn, error, silent'],
+    ['SLUICE_EDGE_PUBLIC_KEY', '{}', 'is not an Ed25519 public key as JWK JSON'],
+  ])('refuses %s=%s', async (variable, value, message) => {
+    expect(await refusal({ [variable]: value })).toBe(`${variable} ${message}`)
+  })
+
+  it('keeps a broken secret out of what it says', async () => {
+    const secret = '{"kty":"OKP","crv":"Ed25519","x":"abc","d":"very-secret'
+    const message = await refusal({ SLUICE_RECORD_PRIVATE_KEY: secret })
+    expect(message).toBe('SLUICE_RECORD_PRIVATE_KEY is not an Ed25519 private key as JWK JSON')
+    const publicOnly = env['SLUICE_EDGE_PUBLIC_KEY'] ?? ''
+    expect(await refusal({ SLUICE_RECORD_PRIVATE_KEY: publicOnly })).toBe(message)
+  })
+})
