@@ -1,4 +1,15 @@
-import type { ModelShape } from './shape.ts'
+import type { Device } from '../device/device.ts'
+import type { Tensor } from '../device/tensor.ts'
+import { Cache, type CacheLimits } from './cache.ts'
+import { DeepSeekModel } from './deepseek.ts'
+import type { ForwardTap } from './forward.ts'
+import { ropeFrequencies } from './rope.ts'
+import { Scratch } from './scratch.ts'
+import { type ModelShape, modelShape } from './shape.ts'
+import type { WeightSource } from './weight-placer.ts'
+import { loadWeights } from './weights.ts'
+
+export { ModelError, type ModelErrorCode } from './error.ts'
 
 /** `off`: activations and caches stay at full precision. `on`: rounded as the weights were trained. */
 export type Quantisation = 'off' | 'on'
@@ -59,8 +70,9 @@ export interface Model {
   /**
    * Runs one step over prefill chunks and decode tokens together. Gives one row of `vocabSize`
    * logits for each row asked for, in segment order. A row does not depend on its neighbours.
+   * `tap` sees values on their way, for tests and diagnosis.
    */
-  forward(segments: readonly Segment[]): readonly Float32Array[]
+  forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[]
   /** Draft logits after each segment's last token: the guess for the token behind that one. */
   draft(segments: readonly DraftSegment[]): readonly Float32Array[]
   /** Forgets the tokens from `length` on, at most `rollbackMax` of them. */
@@ -71,20 +83,54 @@ export interface Model {
   close(): void
 }
 
-export type ModelErrorCode =
-  /** No slot or no room left for another sequence; try again when one has ended. */
-  | 'cache_full'
-  /** A sequence longer than the model's context, or longer than it reserved. */
-  | 'context_exceeded'
-  /** The checkpoint is sound but does not fit what the model needs of it. */
-  | 'weights_mismatch'
+export interface LoadModelOptions {
+  readonly quantisation: Quantisation
+  /** Load the draft block too, where the checkpoint has one. */
+  readonly mtp?: boolean
+  readonly cache?: Partial<CacheLimits>
+  readonly signal?: AbortSignal
+  /** Bytes of weights on the device, of those to bring. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void
+}
 
-export class ModelError extends Error {
-  readonly code: ModelErrorCode
+/** A handful of chats. Pools grow as sequences do, so an unused ceiling costs nothing. */
+const defaultLimits: CacheLimits = { sequencesMax: 16, tokensMax: 65_536, rollbackMax: 8 }
 
-  constructor(code: ModelErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options)
-    this.name = 'ModelError'
-    this.code = code
-  }
+/**
+ * Brings a checkpoint onto a device. The first tensor that does not fit the model is refused by
+ * name (`ModelError` `weights_mismatch`, or the loader's `CheckpointError`); whatever goes wrong,
+ * nothing stays allocated. The device outlives the model and is the caller's to close.
+ */
+export async function loadModel(
+  checkpoint: WeightSource,
+  device: Device,
+  options: LoadModelOptions,
+): Promise<Model> {
+  const shape = modelShape(checkpoint.config)
+  const { signal, onProgress, mtp = false } = options
+  const { weights, buffers } = await loadWeights(checkpoint, device, shape, {
+    mtp,
+    ...(signal === undefined ? {} : { signal }),
+    ...(onProgress === undefined ? {} : { onProgress }),
+  })
+  const { plain, yarn } = ropeFrequencies(checkpoint.config)
+  const limits = { ...defaultLimits, ...options.cache }
+  return new DeepSeekModel(
+    {
+      device,
+      shape,
+      weights,
+      cache: new Cache(device, shape, { limits, draft: weights.draft !== null }),
+      scratch: new Scratch(device),
+      frequencies: { plain: placeF32(device, 'rope', plain), yarn: placeF32(device, 'yarn', yarn) },
+      quantise: options.quantisation === 'on',
+    },
+    buffers,
+  )
+}
+
+function placeF32(device: Device, label: string, values: Float32Array): Tensor {
+  const buffer = device.alloc(values.byteLength, label)
+  device.write(buffer, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
+  return { buffer, byteOffset: 0, dtype: 'f32', shape: [values.length] }
 }

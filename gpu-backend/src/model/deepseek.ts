@@ -1,0 +1,219 @@
+import { strict as assert } from 'node:assert'
+import type { DeviceBuffer, Tensor } from '../device/tensor.ts'
+import type { CachedSequence } from './cache.ts'
+import {
+  type ForwardTap,
+  type LayersOutput,
+  type Machine,
+  runDraft,
+  runHead,
+  runLayers,
+} from './forward.ts'
+import type {
+  CacheCapacity,
+  DraftSegment,
+  Model,
+  Quantisation,
+  Segment,
+  Sequence,
+} from './model.ts'
+import type { ModelShape } from './shape.ts'
+import { layOut, readF32Rows, type StepSegment, writeBatch, writeI32 } from './step.ts'
+
+/** Rows a draft can continue from: those of the latest step, or of the latest draft. */
+interface DraftBase {
+  readonly streams: Tensor
+  readonly segments: ReadonlyMap<CachedSequence, StepSegment>
+}
+
+/** DeepSeek-V4 over one device: keeps the sequences' books, and has the forward pass do the work. */
+export class DeepSeekModel implements Model {
+  readonly shape: ModelShape
+  readonly quantisation: Quantisation
+  readonly drafts: boolean
+  readonly #machine: Machine
+  readonly #buffers: readonly DeviceBuffer[]
+  readonly #sequences = new Map<Sequence, CachedSequence>()
+  #afterForward: DraftBase | null = null
+  #afterDraft: DraftBase | null = null
+
+  constructor(machine: Machine, buffers: readonly DeviceBuffer[]) {
+    this.shape = machine.shape
+    this.quantisation = machine.quantise ? 'on' : 'off'
+    this.drafts = machine.weights.draft !== null
+    this.#machine = machine
+    this.#buffers = buffers
+  }
+
+  get device(): string {
+    return this.#machine.device.name
+  }
+
+  get rollbackMax(): number {
+    return this.#machine.cache.limits.rollbackMax
+  }
+
+  createSequence({ maxTokens }: { readonly maxTokens: number }): Sequence {
+    const sequence = this.#machine.cache.create(maxTokens)
+    this.#sequences.set(sequence, sequence)
+    return sequence
+  }
+
+  forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[] {
+    if (segments.length === 0) return []
+    const { device, scratch, cache, weights } = this.#machine
+    assertOnceEach(segments)
+    const step = layOut(segments.map((segment) => this.#begin(segment)))
+    this.#afterDraft = null
+    // Until the step has ended nothing may continue from streams it is overwriting.
+    this.#afterForward = null
+    const batch = writeBatch(device, scratch, step, cache.pageTable, 'step')
+    let output = runLayers(this.#machine, batch, tap ?? null)
+    const picks = pickedRows(step, segments)
+    let logits: readonly Float32Array[] = []
+    if (picks.length > 0 || this.drafts) {
+      const picked = writeI32(device, scratch.take('picks', 'i32', [picks.length]), picks)
+      logits = readF32Rows(device, runHead(this.#machine, output, picked, weights.contraction))
+      output = { streams: output.streams, pending: null }
+    }
+    for (const { sequence, start, tokens } of step) sequence.length = start + tokens.length
+    if (this.drafts) this.#afterForward = draftBase(output, step)
+    return logits
+  }
+
+  draft(segments: readonly DraftSegment[]): readonly Float32Array[] {
+    const { device, scratch, cache, weights } = this.#machine
+    assert(weights.draft !== null, 'the model was loaded with its draft block')
+    if (segments.length === 0) return []
+    assertOnceEach(segments)
+    const after = segments[0]?.after ?? 'forward'
+    assert(
+      segments.every((segment) => segment.after === after),
+      'the segments of one draft all follow a forward, or all follow a draft',
+    )
+    const base = after === 'forward' ? this.#afterForward : this.#afterDraft
+    assert(base !== null, `a draft after ${after} follows a ${after}`)
+    const step = layOut(segments.map((segment) => this.#beginDraft(segment, base)))
+    const batch = writeBatch(device, scratch, step, cache.pageTable, 'draft')
+    const picks = writeI32(
+      device,
+      scratch.take('draft picks', 'i32', [batch.tokens.shape[0] ?? 0]),
+      sourceRows(step, base, after),
+    )
+    const output = runDraft(this.#machine, batch, { streams: base.streams, picks })
+    const last = Int32Array.from(step, ({ firstRow, tokens }) => firstRow + tokens.length - 1)
+    const picked = writeI32(device, scratch.take('picks', 'i32', [last.length]), last)
+    const logits = runHead(this.#machine, output, picked, weights.draft.contraction)
+    for (const { sequence, start, tokens } of step) sequence.draftLength = start + tokens.length
+    this.#afterDraft = draftBase(output, step)
+    return readF32Rows(device, logits)
+  }
+
+  rollback(sequence: Sequence, length: number): void {
+    this.#machine.cache.rollback(this.#cached(sequence), length)
+  }
+
+  release(sequence: Sequence): void {
+    this.#machine.cache.release(this.#cached(sequence))
+    this.#sequences.delete(sequence)
+  }
+
+  capacity(): CacheCapacity {
+    return this.#machine.cache.capacity()
+  }
+
+  close(): void {
+    const { device, cache, scratch, frequencies } = this.#machine
+    cache.close()
+    scratch.close()
+    for (const { buffer } of Object.values(frequencies)) device.free(buffer)
+    for (const buffer of this.#buffers) device.free(buffer)
+    this.#sequences.clear()
+  }
+
+  /** Checks a segment, and makes room for it. */
+  #begin({ sequence, tokens }: Segment): Omit<StepSegment, 'firstRow'> {
+    const cached = this.#cached(sequence)
+    const { cache } = this.#machine
+    assert(tokens.length > 0, 'a segment has at least one token')
+    this.#assertTokens(tokens)
+    const start = cached.length
+    assert(
+      cached.furthest - start <= this.rollbackMax,
+      'a sequence whose step failed half-way cannot go on; release it',
+    )
+    cache.grow(cached, start + tokens.length)
+    cached.furthest = Math.max(cached.furthest, start + tokens.length)
+    return { sequence: cached, tokens, start }
+  }
+
+  #beginDraft(segment: DraftSegment, base: DraftBase): Omit<StepSegment, 'firstRow'> {
+    const cached = this.#cached(segment.sequence)
+    const { tokens, after } = segment
+    const source = base.segments.get(cached)
+    assert(source !== undefined, `a drafted sequence took part in the latest ${after}`)
+    this.#assertTokens(tokens)
+    const most = after === 'forward' ? source.tokens.length : 1
+    assert(
+      tokens.length >= 1 && tokens.length <= most,
+      `a draft after ${after} has 1…${most} tokens here, not ${tokens.length}`,
+    )
+    const start = after === 'forward' ? source.start : source.start + source.tokens.length
+    assert(
+      start <= cached.draftLength,
+      `positions ${cached.draftLength}…${start - 1} were never given to the draft block; ` +
+        'draft after every step of a sequence, or not at all',
+    )
+    return { sequence: cached, tokens, start }
+  }
+
+  #assertTokens(tokens: Int32Array): void {
+    const { vocabSize } = this.shape
+    for (const token of tokens) {
+      assert(token >= 0 && token < vocabSize, `token ${token} is in the vocabulary of ${vocabSize}`)
+    }
+  }
+
+  #cached(sequence: Sequence): CachedSequence {
+    const cached = this.#sequences.get(sequence)
+    assert(cached !== undefined, 'the sequence belongs to this model and was not released')
+    return cached
+  }
+}
+
+function assertOnceEach(segments: readonly { readonly sequence: Sequence }[]): void {
+  const sequences = new Set(segments.map(({ sequence }) => sequence))
+  assert.equal(sequences.size, segments.length, 'a sequence has one segment a step')
+}
+
+function draftBase({ streams }: LayersOutput, step: readonly StepSegment[]): DraftBase {
+  return { streams, segments: new Map(step.map((segment) => [segment.sequence, segment])) }
+}
+
+/** Rows whose logits were asked for, in segment order. */
+function pickedRows(step: readonly StepSegment[], segments: readonly Segment[]): Int32Array {
+  const rows: number[] = []
+  for (const [index, { firstRow, tokens }] of step.entries()) {
+    const wanted = segments[index]?.logits ?? 'none'
+    if (wanted === 'none') continue
+    const from = wanted === 'all' ? 0 : tokens.length - 1
+    for (let i = from; i < tokens.length; i++) rows.push(firstRow + i)
+  }
+  return Int32Array.from(rows)
+}
+
+/** For each draft row the row of the base it follows. */
+function sourceRows(
+  step: readonly StepSegment[],
+  base: DraftBase,
+  after: DraftSegment['after'],
+): Int32Array {
+  return Int32Array.from(
+    step.flatMap(({ sequence, tokens }) => {
+      const source = base.segments.get(sequence)
+      assert(source !== undefined, 'segments without a source were refused')
+      const first = source.firstRow + (after === 'forward' ? 0 : source.tokens.length - 1)
+      return Array.from(tokens, (_, i) => first + i)
+    }),
+  )
+}

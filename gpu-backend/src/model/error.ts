@@ -1,0 +1,17 @@
+export type ModelErrorCode =
+  /** No slot or no room left for another sequence; try again when one has ended. */
+  | 'cache_full'
+  /** A sequence longer than the model's context, or longer than it reserved. */
+  | 'context_exceeded'
+  /** The checkpoint is sound but does not fit what the model needs of it. */
+  | 'weights_mismatch'
+
+export class ModelError extends Error {
+  readonly code: ModelErrorCode
+
+  constructor(code: ModelErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'ModelError'
+    this.code = code
+  }
+}

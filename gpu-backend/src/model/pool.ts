@@ -1,0 +1,114 @@
+import { strict as assert } from 'node:assert'
+import type { Device } from '../device/device.ts'
+import { byteLength, type DType, sliceRows, type Tensor, tensorBytes } from '../device/tensor.ts'
+import { copy } from '../kernels/copy/copy.ts'
+
+/** What one member of a pool is made of. */
+interface PooledKind {
+  readonly label: string
+  readonly dtype: DType
+  /** Shape of one item; the pooled tensor has one extent more in front. */
+  readonly item: readonly number[]
+}
+
+/** A tensor with one item per slot or page. Its place changes when the pool grows: ask each step. */
+export class PooledTensor {
+  readonly kind: PooledKind
+  #tensor: Tensor | null = null
+
+  constructor(kind: PooledKind) {
+    this.kind = kind
+  }
+
+  get tensor(): Tensor {
+    assert(this.#tensor !== null, `${this.kind.label} has room before it is used`)
+    return this.#tensor
+  }
+
+  get allocatedBytes(): number {
+    return this.#tensor === null ? 0 : tensorBytes(this.#tensor)
+  }
+
+  /** Moves to a buffer for `capacity` items, the items so far with it. */
+  resize(device: Device, capacity: number): void {
+    const { label, dtype, item } = this.kind
+    const shape = [capacity, ...item]
+    const buffer = device.alloc(byteLength(dtype, shape), label)
+    const grown: Tensor = { buffer, byteOffset: 0, dtype, shape }
+    const old = this.#tensor
+    this.#tensor = grown
+    if (old === null) return
+    copy(device, { from: old, to: sliceRows(grown, 0, old.shape[0] ?? 0) })
+    device.free(old.buffer)
+  }
+
+  free(device: Device): void {
+    if (this.#tensor !== null) device.free(this.#tensor.buffer)
+    this.#tensor = null
+  }
+}
+
+/**
+ * Numbered items across several tensors: item n is row n of each. Grows by doubling up to `max`,
+ * so that a fresh model takes little and a full one was copied a few times.
+ */
+export class Pool {
+  readonly max: number
+  readonly #device: Device
+  readonly #members: PooledTensor[] = []
+  readonly #free: number[] = []
+  readonly #first: number
+  #capacity = 0
+
+  constructor(device: Device, sizes: { readonly first: number; readonly max: number }) {
+    this.#device = device
+    this.#first = Math.min(sizes.first, sizes.max)
+    this.max = sizes.max
+  }
+
+  get capacity(): number {
+    return this.#capacity
+  }
+
+  get used(): number {
+    return this.#capacity - this.#free.length
+  }
+
+  get allocatedBytes(): number {
+    return this.#members.reduce((sum, member) => sum + member.allocatedBytes, 0)
+  }
+
+  /** Adds a tensor; all are added before the first item is taken. */
+  add(kind: PooledKind): PooledTensor {
+    assert(this.#capacity === 0, 'a pool has all its members before it grows')
+    const member = new PooledTensor(kind)
+    this.#members.push(member)
+    return member
+  }
+
+  /** An item nobody uses; the caller keeps the count within `max`. */
+  take(): number {
+    if (this.#free.length === 0) this.#grow()
+    const item = this.#free.pop()
+    assert(item !== undefined, 'a grown pool has a free item')
+    return item
+  }
+
+  give(item: number): void {
+    assert(!this.#free.includes(item), `item ${item} is given back once`)
+    this.#free.push(item)
+  }
+
+  close(): void {
+    for (const member of this.#members) member.free(this.#device)
+  }
+
+  #grow(): void {
+    const capacity = Math.min(this.max, Math.max(this.#first, 2 * this.#capacity))
+    assert(capacity > this.#capacity, `a pool of ${this.max} is not overdrawn`)
+    for (const member of this.#members) member.resize(this.#device, capacity)
+    // Lowest numbers are taken first.
+    for (let item = capacity - 1; item >= this.#capacity; item--) this.#free.push(item)
+    this.#capacity = capacity
+  }
+}
