@@ -14,7 +14,7 @@ import {
 } from './manifest.ts'
 import { defaultRetryPolicy, withRetry, type RetryPolicy } from './store/retry.ts'
 import type { Store } from './store/store.ts'
-import { readWhole, requireObject } from './store/whole.ts'
+import { findObject, readWhole, requireObject } from './store/whole.ts'
 import { parseJson } from './strict-json.ts'
 
 export { loadTensors, type LoadOptions, type LoadReport } from './load.ts'
@@ -48,13 +48,28 @@ export async function openCheckpoint(
 ): Promise<Checkpoint> {
   const { retry = defaultRetryPolicy, ...call } = options
   const store = withRetry(rawStore, retry)
-  const manifest = parseManifest(await readWhole(store, manifestFileName, manifestBytesMax, call))
+  const manifest = parseManifest(await readManifest(store, call))
   await eachLimited(manifest.files, 8, (file) => checkFileSize(store, file, call))
   const readFile: Checkpoint['readFile'] = (name, readOptions) =>
     readVerified(store, manifest, name, readOptions ?? {})
   const config = await readConfig(manifest, readFile, call)
   const source = { location: store.location, store, config, tensors: manifest.tensors }
   return { ...source, manifest, readFile, tensor: (name) => requireTensor(source, name) }
+}
+
+async function readManifest(
+  store: Store,
+  call: { readonly signal?: AbortSignal },
+): Promise<Uint8Array> {
+  if ((await findObject(store, manifestFileName, call)) === null) {
+    throw new CheckpointError(
+      'file_missing',
+      manifestFileName,
+      `${store.location} has no ${manifestFileName}: check the location, or publish the ` +
+        'checkpoint there (npm run weights -- publish)',
+    )
+  }
+  return readWhole(store, manifestFileName, manifestBytesMax, call)
 }
 
 async function readConfig(
