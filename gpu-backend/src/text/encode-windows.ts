@@ -10,10 +10,10 @@ const windowUnitsMax = 32_768
  * three splits always part two characters. Only where a window holds no such place (one endless word)
  * is it cut anywhere, and the tokens round that seam may differ from the whole text's.
  */
-export function* encodeWindows(text: string): Generator<string> {
+export function* encodeWindows(text: string, unitsMax = windowUnitsMax): Generator<string> {
   let start = 0
-  while (text.length - start > windowUnitsMax) {
-    const end = seam(text, start + 1, start + windowUnitsMax)
+  while (text.length - start > unitsMax) {
+    const end = seam(text, start + 1, start + unitsMax)
     yield text.slice(start, end)
     start = end
   }

@@ -1,3 +1,4 @@
+import type { PromptConstants } from '#weights/manifest.ts'
 import {
   ASSISTANT,
   BOS,
@@ -40,19 +41,6 @@ export type PromptPiece =
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'control'; readonly token: string }
   | { readonly kind: 'trusted'; readonly text: string }
-
-/** Texts a checkpoint was trained on and brings along; one without some serves what needs none. */
-export interface PromptConstants {
-  /** Stands before the tools' JSON lines; `toolsTail` after them. */
-  readonly toolsHead?: string | undefined
-  readonly toolsTail?: string | undefined
-  /** Opens the prompt at effort `max`. */
-  readonly effortMax?: string | undefined
-  /** Opens it at effort `high`, in releases where that differs from the default. */
-  readonly effortHigh?: string | undefined
-  /** Stands before the JSON of the answer's format. */
-  readonly responseFormat?: string | undefined
-}
 
 export type Effort = 'default' | 'high' | 'max'
 
