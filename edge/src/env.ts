@@ -110,19 +110,30 @@ async function parsePools(text: string): Promise<readonly Pool[]> {
       id,
       url: url.replace(/\/+$/, ''),
       models,
-      recordPublicKey: await importPublicKey(JSON.stringify(recordPublicKey)).catch(() => {
-        throw new SettingsError('POOLS', `[${index}].recordPublicKey is not an Ed25519 public JWK`)
-      }),
+      recordPublicKey: await importKey(
+        () => importPublicKey(JSON.stringify(recordPublicKey)),
+        new SettingsError('POOLS', `[${index}].recordPublicKey is not an Ed25519 public JWK`),
+      ),
     })),
   )
 }
 
-function parseSigningKey(text: string): Promise<CryptoKey> {
+async function parseSigningKey(text: string): Promise<CryptoKey> {
   parseJson('EDGE_SIGNING_KEY', text)
-  return importPrivateKey(text).catch(() => {
-    // The cause is left out: a parser's message may quote the key.
-    throw new SettingsError('EDGE_SIGNING_KEY', 'is not an Ed25519 private JWK')
-  })
+  const failure = new SettingsError('EDGE_SIGNING_KEY', 'is not an Ed25519 private JWK')
+  return importKey(() => importPrivateKey(text), failure)
+}
+
+async function importKey(
+  start: () => Promise<CryptoKey>,
+  failure: SettingsError,
+): Promise<CryptoKey> {
+  try {
+    return await start()
+  } catch {
+    // The cause is left out: its message may quote the key.
+    throw failure
+  }
 }
 
 function parseJson(variable: Variable, text: string): unknown {
@@ -140,5 +151,5 @@ function describeIssue(error: z.ZodError): string {
   const path = issue.path.map((part) =>
     typeof part === 'number' ? `[${part}]` : `.${String(part)}`,
   )
-  return `${path.join('')}: ${issue.message}`
+  return path.length === 0 ? `is invalid: ${issue.message}` : `${path.join('')}: ${issue.message}`
 }

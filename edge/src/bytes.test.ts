@@ -1,0 +1,60 @@
+import { describe, expect, it } from 'vitest'
+import { equalInConstantTime, randomLetters, readBytes, sha256, toHex } from './bytes.ts'
+
+function streamOf(...chunks: readonly number[][]): ReadableStream<Uint8Array> {
+  const rest = [...chunks]
+  return new ReadableStream({
+    pull(controller) {
+      const chunk = rest.shift()
+      if (chunk === undefined) controller.close()
+      else controller.enqueue(new Uint8Array(chunk))
+    },
+  })
+}
+
+describe('randomLetters', () => {
+  it('makes each of the 32 letters from eight of the 256 bytes', () => {
+    const text = randomLetters(256, () => Uint8Array.from({ length: 256 }, (_, byte) => byte))
+    const seen = Map.groupBy(text, (letter) => letter)
+    expect([...seen.keys()].toSorted().join('')).toBe('234567abcdefghijklmnopqrstuvwxyz')
+    expect(new Set([...seen.values()].map((letters) => letters.length))).toEqual(new Set([8]))
+  })
+})
+
+describe('sha256', () => {
+  it('is the digest of the standard’s example', async () => {
+    expect(toHex(await sha256('abc'))).toBe(
+      'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad',
+    )
+  })
+})
+
+describe('equalInConstantTime', () => {
+  it('tells equal from unequal, and lengths apart without throwing', () => {
+    const bytes = (...values: number[]): Uint8Array => new Uint8Array(values)
+    expect(equalInConstantTime(bytes(1, 2), bytes(1, 2))).toBe(true)
+    expect(equalInConstantTime(bytes(1, 2), bytes(1, 3))).toBe(false)
+    expect(equalInConstantTime(bytes(1, 2), bytes(1))).toBe(false)
+  })
+})
+
+describe('readBytes', () => {
+  it('joins what arrives', async () => {
+    expect(await readBytes(streamOf([1, 2], [], [3]), 3)).toEqual(new Uint8Array([1, 2, 3]))
+    expect(await readBytes(streamOf([1, 2]), 3)).toEqual(new Uint8Array([1, 2]))
+    expect(await readBytes(streamOf(), 3)).toEqual(new Uint8Array(0))
+    expect(await readBytes(null, 3)).toEqual(new Uint8Array(0))
+  })
+
+  it('stops at the first byte over the limit and cancels the rest', async () => {
+    let cancelled = false
+    const endless = new ReadableStream<Uint8Array>({
+      pull: (controller) => controller.enqueue(new Uint8Array(2)),
+      cancel: () => {
+        cancelled = true
+      },
+    })
+    expect(await readBytes(endless, 3)).toBeNull()
+    expect(cancelled).toBe(true)
+  })
+})
