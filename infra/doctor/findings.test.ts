@@ -12,7 +12,7 @@ const facts: MachineFacts = {
   nvcc: 'release 13.0',
   port: 8787,
   portFree: true,
-  devices: [{ name: 'reference', missing: null }],
+  devices: [{ name: 'reference', available: true }],
 }
 
 function verdicts(changed: Partial<MachineFacts>): Record<string, string> {
@@ -34,7 +34,12 @@ describe('judge', () => {
     ['no driver', { nvidiaDriver: null }, 'NVIDIA driver', 'limited'],
     ['a driver before CUDA 13', { nvidiaDriver: '570.12' }, 'NVIDIA driver', 'limited'],
     ['a taken port', { portFree: false }, 'Port', 'bad'],
-    ['no device at all', { devices: [{ name: 'cuda', missing: 'no driver' }] }, 'Devices', 'bad'],
+    [
+      'no device at all',
+      { devices: [{ name: 'cuda', available: false, reason: 'no driver' }] },
+      'Devices',
+      'bad',
+    ],
   ] as const)('judges %s', (_, changed, name, verdict) => {
     expect(verdicts(changed)[name]).toBe(verdict)
   })
@@ -52,9 +57,9 @@ describe('judge', () => {
   })
 
   it('names the missing devices with their reasons', () => {
-    const devices = [
-      { name: 'reference', missing: null },
-      { name: 'cuda', missing: 'no driver' },
+    const devices: MachineFacts['devices'] = [
+      { name: 'reference', available: true },
+      { name: 'cuda', available: false, reason: 'no driver' },
     ]
     const finding = judge({ ...facts, devices }).find(({ name }) => name === 'Devices')
     expect(finding?.means).toBe('not here: cuda (no driver)')

@@ -1,3 +1,5 @@
+import type { DeviceReport } from '../../gpu-backend/src/device/open.ts'
+
 /** What a look at this machine found, and what it means for running Sluice here. */
 export type Verdict = 'good' | 'limited' | 'bad'
 
@@ -23,8 +25,7 @@ export interface MachineFacts {
   readonly nvcc: string | null
   readonly port: number
   readonly portFree: boolean
-  /** Names of the devices the engine can open here; and why the others are missing. */
-  readonly devices: readonly { readonly name: string; readonly missing: string | null }[]
+  readonly devices: readonly DeviceReport[]
 }
 
 const GIB = 2 ** 30
@@ -118,10 +119,10 @@ function portFinding(facts: MachineFacts): Finding {
 }
 
 function deviceFinding(facts: MachineFacts): Finding {
-  const here = facts.devices.filter((device) => device.missing === null)
+  const here = facts.devices.filter((device) => device.available)
   const absent = facts.devices
-    .filter((device) => device.missing !== null)
-    .map((device) => `${device.name} (${device.missing})`)
+    .filter((device) => !device.available)
+    .map((device) => `${device.name} (${device.reason})`)
   return {
     name: 'Devices',
     verdict: here.length > 0 ? 'good' : 'bad',

@@ -32,11 +32,12 @@ async function nvidiaDriver(): Promise<string | null> {
 }
 
 async function gatherFacts(port: number): Promise<MachineFacts> {
-  const [compiler, driver, nvcc, free] = await Promise.all([
+  const [compiler, driver, nvcc, free, devices] = await Promise.all([
     versionOf('g++', /^.+$/m),
     nvidiaDriver(),
     versionOf('nvcc', /release [^,\n]+/),
     probePort(port),
+    listDevices(),
   ])
   return {
     nodeVersion: process.versions.node,
@@ -48,7 +49,7 @@ async function gatherFacts(port: number): Promise<MachineFacts> {
     nvcc,
     port,
     portFree: free !== null,
-    devices: listDevices(),
+    devices,
   }
 }
 

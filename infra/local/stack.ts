@@ -1,5 +1,6 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { toyModelId } from '#weights/toy/files.ts'
 import { startNode } from './child.ts'
 import type { Child } from './child.ts'
 import { startEdge } from './edge.ts'
@@ -12,7 +13,6 @@ import { ensureToyPublished } from './toy-checkpoint.ts'
 const ROOT = new URL('../..', import.meta.url).pathname
 const POOL = 'local'
 const BUCKET = 'checkpoints'
-const TOY_MODEL = 'deepseek-v4-toy'
 const STOP_GRACE_MS = 12_000
 const READY_POLL_MS = 50
 
@@ -75,7 +75,7 @@ async function startParts(options: StackOptions, parts: Parts): Promise<Stack> {
     backendUrl,
     apiKey,
     adminToken: secrets.adminToken,
-    model: TOY_MODEL,
+    model: toyModelId,
     backend,
     close: () => closeAll(parts),
   }
@@ -100,10 +100,11 @@ function startLocalEdge(
   backendUrl: string,
 ): ReturnType<typeof startEdge> {
   const recordPublicKey = secrets.recordSigning.publicJwk
-  const pools = [{ id: POOL, url: backendUrl, models: [TOY_MODEL], recordPublicKey }]
+  const pools = [{ id: POOL, url: backendUrl, models: [toyModelId], recordPublicKey }]
   return startEdge({
     port: options.port,
     stateDir: join(options.stateDir, 'edge'),
+    onLog: (line) => options.onLog('edge', line),
     vars: {
       POOLS: JSON.stringify(pools),
       EDGE_SIGNING_KEY: JSON.stringify(secrets.edgeSigning.privateJwk),
@@ -132,8 +133,8 @@ async function startStoreAndBackend(
     AWS_ACCESS_KEY_ID: secrets.objectStore.accessKeyId,
     AWS_SECRET_ACCESS_KEY: secrets.objectStore.secretAccessKey,
   }
-  const checkpointUrl = `s3://${BUCKET}/${TOY_MODEL}`
-  await ensureToyPublished({ stateDir, checkpointUrl, modelId: TOY_MODEL, env: s3Env, onProgress })
+  const checkpointUrl = `s3://${BUCKET}/${toyModelId}`
+  await ensureToyPublished({ stateDir, checkpointUrl, modelId: toyModelId, env: s3Env, onProgress })
 
   const backend = startNode({
     args: ['gpu-backend/src/main.ts'],
