@@ -1,0 +1,215 @@
+/**
+ * What the edge costs: `npx node test/bench/edge.ts`. Backend, client and workerd share one
+ * machine, so read differences between lines, not the lines.
+ *
+ * Latency: one small whole answer at a time, straight from the backend and through the edge.
+ * Throughput: streams written as fast as they are taken. Delay: many streams at a steady pace,
+ * each event carrying the time it was written.
+ *
+ * The last two are measured for three ways of passing a stream on: handing the backend's response
+ * back as it is, the edge's pump, and a TransformStream in JavaScript.
+ */
+import { Agent, request as httpRequest } from 'node:http'
+import type { ServerResponse } from 'node:http'
+import { build } from 'esbuild'
+import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
+import { createEdgeKey, EDGE_MODEL, makeEdgeSecrets, startEdgeUnderTest } from '../support/edge.ts'
+import { openEventStream, startFakeBackend } from '../support/fake-backend.ts'
+
+const PUMP = new URL('../../edge/src/upstream/pump.ts', import.meta.url).pathname
+const FLOOD = { streams: 16, eventsEach: 10_000, repeats: 3 }
+const PACED = { streams: 64, eventsEach: 100, gapMs: 20 }
+const LATENCY_REQUESTS = 2_000
+
+const PROBE = `
+import { pumpBody } from ${JSON.stringify(PUMP)}
+const ways = {
+  pass: (upstream) => upstream,
+  pump: (upstream, request, context) => {
+    const { readable, writable } = new IdentityTransformStream()
+    const { signal } = request
+    context.waitUntil(pumpBody({ body: upstream.body, writable, farewell: '!', signal }))
+    return new Response(readable, upstream)
+  },
+  script: (upstream, request, context) => {
+    const { readable, writable } = new TransformStream({
+      transform: (chunk, controller) => controller.enqueue(chunk),
+    })
+    context.waitUntil(upstream.body.pipeTo(writable))
+    return new Response(readable, upstream)
+  },
+}
+export default {
+  async fetch(request, env, context) {
+    const path = new URL(request.url).pathname
+    const [, way, rest] = path.split('/')
+    const upstream = await fetch(env.BACKEND_URL + '/' + rest, { signal: request.signal })
+    return ways[way](upstream, request, context)
+  },
+}`
+
+function quantile(sorted: readonly number[], q: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN
+}
+
+function describeMs(values: number[]): string {
+  const sorted = values.toSorted((a, b) => a - b)
+  const [p50, p99] = [quantile(sorted, 0.5), quantile(sorted, 0.99)]
+  return `p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms`
+}
+
+function flood(response: ServerResponse): void {
+  const event = `data: ${'x'.repeat(200)}\n\n`
+  let left = FLOOD.eventsEach
+  const write = (): void => {
+    while (left > 0) {
+      left -= 1
+      if (!response.write(event)) return void response.once('drain', write)
+    }
+    response.end('data: [DONE]\n\n')
+  }
+  write()
+}
+
+function pace(response: ServerResponse): void {
+  let left = PACED.eventsEach
+  const timer = setInterval(() => {
+    if (left === 0) {
+      clearInterval(timer)
+      response.end('data: [DONE]\n\n')
+      return
+    }
+    left -= 1
+    response.write(`data: ${performance.now()}\n\n`)
+  }, PACED.gapMs)
+}
+
+/** GETs or POSTs and hands each chunk to `onChunk`; resolves at the end of the body. */
+function read(
+  url: string,
+  onChunk: (text: string) => void,
+  options: { agent?: Agent; headers?: Record<string, string>; body?: string } = {},
+): Promise<void> {
+  return new Promise((ended, failed) => {
+    const { body, agent, headers = {} } = options
+    const method = body === undefined ? 'GET' : 'POST'
+    const request = httpRequest(url, { method, agent: agent ?? false, headers }, (response) => {
+      response.setEncoding('utf8')
+      response.on('data', onChunk)
+      response.once('end', ended)
+      response.once('error', failed)
+    })
+    request.once('error', failed)
+    request.end(body)
+  })
+}
+
+async function measureFlood(url: string): Promise<number> {
+  const startedAt = performance.now()
+  const streams = Array.from({ length: FLOOD.streams }, () => read(url, () => undefined))
+  await Promise.all(streams)
+  return (FLOOD.streams * FLOOD.eventsEach) / ((performance.now() - startedAt) / 1000)
+}
+
+async function measureDelays(url: string): Promise<number[]> {
+  const delays: number[] = []
+  const onChunk = (text: string): void => {
+    const arrivedAt = performance.now()
+    for (const [, writtenAt] of text.matchAll(/data: ([\d.]+)\n/g)) {
+      delays.push(arrivedAt - Number(writtenAt))
+    }
+  }
+  await Promise.all(Array.from({ length: PACED.streams }, () => read(url, onChunk)))
+  return delays
+}
+
+async function measureLatency(
+  url: string,
+  headers: Record<string, string>,
+  body: string,
+): Promise<number[]> {
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const times: number[] = []
+  for (let sent = 0; sent < LATENCY_REQUESTS * 1.5; sent += 1) {
+    const startedAt = performance.now()
+    await read(url, () => undefined, { agent, headers, body })
+    // The first third warms both sides up.
+    if (sent >= LATENCY_REQUESTS / 2) times.push(performance.now() - startedAt)
+  }
+  agent.destroy()
+  return times
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`)
+}
+
+const backend = await startFakeBackend()
+backend.handler = (request, response) => {
+  request.resume()
+  if (request.method === 'POST') {
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.end('{"object":"chat.completion"}')
+    return
+  }
+  openEventStream(response)
+  if (request.url === '/flood') flood(response)
+  else pace(response)
+}
+
+const bundled = await build({
+  stdin: { contents: PROBE, resolveDir: '.', loader: 'js' },
+  bundle: true,
+  write: false,
+  format: 'esm',
+})
+const probe = new Miniflare(
+  convertV4MiniflareOptions({
+    name: 'probe',
+    compatibilityDate: '2026-10-01',
+    compatibilityFlags: ['enable_request_signal'],
+    bindings: { BACKEND_URL: backend.url },
+    modules: [{ type: 'ESModule', path: 'index.js', contents: bundled.outputFiles[0]?.text ?? '' }],
+    host: '127.0.0.1',
+    port: 0,
+    cf: false,
+    log: new Log(LogLevel.WARN),
+    logRequests: false,
+  }),
+)
+const probeUrl = (await probe.ready).origin
+const ways = [
+  ['straight from the backend', backend.url],
+  ['handed back as it is', `${probeUrl}/pass`],
+  ['the edge’s pump', `${probeUrl}/pump`],
+  ['a JavaScript TransformStream', `${probeUrl}/script`],
+] as const
+
+say(`throughput, ${FLOOD.streams} streams, best of ${FLOOD.repeats}:`)
+for (const [name, url] of ways) {
+  const rates: number[] = []
+  for (let run = 0; run < FLOOD.repeats; run += 1) rates.push(await measureFlood(`${url}/flood`))
+  say(`  ${name}: ${Math.round(Math.max(...rates) / 100) / 10}k events/s`)
+}
+say(`delay, ${PACED.streams} streams, an event every ${PACED.gapMs} ms:`)
+for (const [name, url] of ways) {
+  say(`  ${name}: ${describeMs(await measureDelays(`${url}/pace`))}`)
+}
+await probe.dispose()
+
+const edge = await startEdgeUnderTest({
+  backendUrl: backend.url,
+  secrets: await makeEdgeSecrets(),
+})
+const { key } = await createEdgeKey(edge)
+const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
+const messages = [{ role: 'user', content: 'Hello' }]
+const body = JSON.stringify({ model: EDGE_MODEL, messages })
+say('latency of a small whole answer, one at a time:')
+const path = '/v1/chat/completions'
+say(
+  `  straight from the backend: ${describeMs(await measureLatency(backend.url + path, headers, body))}`,
+)
+say(`  through the edge: ${describeMs(await measureLatency(edge.url + path, headers, body))}`)
+await edge.close()
+await backend.close()
