@@ -2,7 +2,7 @@ import type { Task } from './control-tokens.ts'
 import type { JsonNode } from './python-json.ts'
 
 /** One part of a list content; parts other than `text` are rendered as a note naming the type. */
-export interface ContentPart {
+interface ContentPart {
   readonly type: string
   readonly text?: string | undefined
 }
@@ -19,7 +19,7 @@ export interface SystemMessage {
   readonly task?: Task | undefined
 }
 
-export interface UserMessage {
+interface UserMessage {
   readonly role: 'user'
   readonly content: MessageContent
   readonly task?: Task | undefined
@@ -47,14 +47,14 @@ export interface AssistantMessage {
   readonly prefix?: boolean | undefined
 }
 
-export interface ToolMessage {
+interface ToolMessage {
   readonly role: 'tool'
   readonly content: MessageContent
   readonly toolCallId: string
 }
 
 /** A note such as today's date; belongs before the user message it serves. */
-export interface LatestReminderMessage {
+interface LatestReminderMessage {
   readonly role: 'latest_reminder'
   readonly content: MessageContent
   readonly task?: Task | undefined
@@ -72,7 +72,7 @@ export interface Conversation {
 }
 
 /** A piece of a user turn: what the user wrote, or what a tool returned. */
-export type UserBlock =
+type UserBlock =
   | { readonly kind: 'text'; readonly text: string }
   | { readonly kind: 'tool_result'; readonly callId: string; readonly text: string }
 

@@ -41,7 +41,7 @@ export interface ParsedOutput {
   readonly toolCalls: readonly ParsedToolCall[]
 }
 
-export interface ParsedToolCall {
+interface ParsedToolCall {
   readonly name: string
   /** JSON text; as the model wrote it, so it may be broken or, if not `complete`, unfinished. */
   readonly arguments: string

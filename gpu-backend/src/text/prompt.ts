@@ -32,6 +32,8 @@ import { JsonSourceError, parseJsonSource, pythonJson } from './python-json.ts'
 import type { JsonNode } from './python-json.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
+export type { PromptConstants } from '#weights/manifest.ts'
+
 /**
  * A stretch of a prompt. `text` is untrusted and never becomes a control token, whatever it spells;
  * `control` is one token by its literal; `trusted` comes with the checkpoint, and the control

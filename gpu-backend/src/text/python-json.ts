@@ -39,13 +39,11 @@ export function parseJsonSource(text: string): JsonNode {
   return parser.document()
 }
 
-const whitespacePattern = /[ \t\n\r]*/y
 const numberPattern = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y
-const literalNodes: ReadonlyMap<string, JsonNode> = new Map([
-  ['null', { kind: 'null' }],
-  ['true', { kind: 'boolean', value: true }],
-  ['false', { kind: 'boolean', value: false }],
-])
+
+function isWhitespace(unit: number): boolean {
+  return unit === 0x20 || unit === 0x0a || unit === 0x0d || unit === 0x09
+}
 
 class SourceParser {
   readonly #text: string
@@ -74,8 +72,14 @@ class SourceParser {
         return this.#array(depth)
       case '"':
         return { kind: 'string', value: this.#string() }
+      case 'n':
+        return this.#literal('null', { kind: 'null' })
+      case 't':
+        return this.#literal('true', { kind: 'boolean', value: true })
+      case 'f':
+        return this.#literal('false', { kind: 'boolean', value: false })
       default:
-        return this.#literal() ?? this.#number()
+        return this.#number()
     }
   }
 
@@ -134,13 +138,10 @@ class SourceParser {
     }
   }
 
-  #literal(): JsonNode | undefined {
-    for (const [word, node] of literalNodes) {
-      if (!this.#text.startsWith(word, this.#at)) continue
-      this.#at += word.length
-      return node
-    }
-    return undefined
+  #literal(word: string, node: JsonNode): JsonNode {
+    if (!this.#text.startsWith(word, this.#at)) throw this.#unexpected()
+    this.#at += word.length
+    return node
   }
 
   #number(): JsonNode {
@@ -160,9 +161,7 @@ class SourceParser {
   }
 
   #skipWhitespace(): void {
-    whitespacePattern.lastIndex = this.#at
-    whitespacePattern.exec(this.#text)
-    this.#at = whitespacePattern.lastIndex
+    while (isWhitespace(this.#text.charCodeAt(this.#at))) this.#at += 1
   }
 
   #unexpected(): JsonSourceError {

@@ -59,7 +59,7 @@ function referenceEncoder(file: FileJson): (text: string) => number[] {
 }
 
 const alphabet = [
-  'a b e th ing The é ß ж я 中 的 の ア 한 e\u0301 0 7 12345 ٣ ½'.split(' '),
+  'a b e th ing The 𝒶 𝟎 é ß ж я 中 的 の ア 한 e\u0301 0 7 12345 ٣ ½'.split(' '),
   '. , ! // " \'s ( _ | < > ｜ ▁ ， € + 😀 👩‍🚀 </think>'.split(' '),
   [' ', '  ', '\n', '\r\n', '\t', '\u00a0', '\u3000', '\u0085', '\u2028', '\u200b', '\ufeff'],
   ['\u0000', '\u0001', '\u007f', '\u00ad', '\u{10ffff}'],
