@@ -25,7 +25,7 @@ export async function reachObject<T>(answer: Promise<T>, deps: AppDeps): Promise
   }
 }
 
-export function errorResponse(error: ApiError): Response {
+function errorResponse(error: ApiError): Response {
   return new Response(JSON.stringify(error.toEnvelope()), {
     status: error.status,
     headers: { 'content-type': 'application/json', ...error.toHeaders() },

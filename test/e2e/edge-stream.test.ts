@@ -259,6 +259,26 @@ describe('before an answer', () => {
     expect((await post(chatBody(true))).status).toBe(503)
   })
 
+  it('is given up by the backend when the client’s connection is reset while it waits', async () => {
+    let reset: () => void = () => undefined
+    const givenUp = new Promise<void>((resolve) => {
+      backend.handler = (request, response) => {
+        request.resume()
+        void closed(response).then(resolve)
+        reset()
+      }
+    })
+    const request = httpRequest(`${edge.url}${PATH}`, {
+      method: 'POST',
+      agent: false,
+      headers: { authorization: `Bearer ${key}` },
+    })
+    request.on('error', () => undefined)
+    reset = () => request.socket?.resetAndDestroy()
+    request.end(chatBody(true))
+    await givenUp
+  })
+
   it('is a 413 for a body that grows past the limit without saying so', async () => {
     let asked = false
     backend.handler = (_request, response) => {

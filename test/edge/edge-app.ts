@@ -17,7 +17,7 @@ export interface KeyPair {
   readonly privateJwk: PrivateJwk
 }
 
-export interface BackendRequest {
+interface BackendRequest {
   readonly url: string
   readonly init: RequestInit
 }

@@ -48,8 +48,8 @@ export function allowBrowsers(): MiddlewareHandler<AppEnv> {
       })
     }
     await next()
-    c.header('access-control-allow-origin', '*')
-    c.header('access-control-expose-headers', EXPOSED)
+    c.res.headers.set('access-control-allow-origin', '*')
+    c.res.headers.set('access-control-expose-headers', EXPOSED)
     return undefined
   }
 }

@@ -18,8 +18,8 @@ export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
     c.set('trace', trace)
     await next()
     const nowMs = deps.now()
-    c.header(REQUEST_ID_HEADER, requestId)
-    c.header('server-timing', trace.serverTiming(nowMs))
+    c.res.headers.set(REQUEST_ID_HEADER, requestId)
+    c.res.headers.set('server-timing', trace.serverTiming(nowMs))
     if (trace.streaming) return
     const end = { method: c.req.method, route: routePath(c), status: c.res.status, nowMs }
     const clientGone = c.req.raw.signal.aborted
