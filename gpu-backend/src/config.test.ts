@@ -43,6 +43,7 @@ describe('parseConfig', () => {
         scheduler: { runningMax: 8, waitingMax: 64, prefillTokensPerStep: 512 },
         bodyBytesMax: 33_554_432,
         contextTokensMax: null,
+        cacheTokens: 4_194_304,
         spoolRecordsMax: 100_000,
       },
       timings: {
@@ -76,6 +77,8 @@ describe('parseConfig', () => {
     ['SLUICE_QUANTISATION', 'fp8', 'must be on or off'],
     ['SLUICE_EDGE_URL', 'edge.example', 'must be an http or https URL'],
     ['SLUICE_EDGE_URL', 'file:///etc', 'must be an http or https URL'],
+    ['SLUICE_DEVICE', 'tpu', 'must be one of auto, cuda, cpu, reference'],
+    ['SLUICE_CACHE_TOKENS', '300', 'must be a multiple of 256'],
     ['SLUICE_LOG', 'loud', 'must be one of debug, info, warn, error, silent'],
     ['SLUICE_EDGE_PUBLIC_KEY', '{}', 'is not an Ed25519 public key as JWK JSON'],
   ])('refuses %s=%s', async (variable, value, message) => {

@@ -1,6 +1,8 @@
 import type { CryptoKey } from 'jose'
 import { z } from 'zod'
 import { importPrivateKey, importPublicKey } from '#protocol/keys.ts'
+import type { DeviceName } from './device/device.ts'
+import { deviceNames } from './device/open.ts'
 import type { SchedulerLimits } from './engine/scheduler.ts'
 import { LOG_LEVELS, type LogLevel } from './log.ts'
 import type { Quantisation } from './model/model.ts'
@@ -26,13 +28,15 @@ export interface Limits {
   readonly bodyBytesMax: number
   /** Ceiling of prompt and answer together; null: what the model was made for. */
   readonly contextTokensMax: number | null
+  /** Tokens the model's cache holds, over all running sequences; no answer can be longer. */
+  readonly cacheTokens: number
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
   readonly spoolRecordsMax: number
 }
 
 export interface Config {
   readonly checkpoint: string
-  readonly device: string
+  readonly device: DeviceName | 'auto'
   readonly quantisation: Quantisation
   readonly pool: string
   readonly backendId: string
@@ -58,6 +62,11 @@ export class ConfigError extends Error {
   }
 }
 
+/** The cache is laid out in pages of this many tokens. */
+const pageTokens = 256
+
+const devices = ['auto', ...deviceNames] as const
+
 const required = (what: string) => z.string({ error: `is required: ${what}` }).min(1, 'is empty')
 const name = (what: string) => required(what).max(256, 'has more than 256 characters')
 const jwk = (what: string) => required(`${what}, an Ed25519 key as JWK JSON`)
@@ -74,7 +83,7 @@ const whole = (fallback: number, least: number, most: number = 2 ** 31 - 1) => {
 
 const environmentSchema = z.object({
   SLUICE_CHECKPOINT: required('a folder or s3:// URL with a published checkpoint'),
-  SLUICE_DEVICE: z.string().min(1, 'is empty').default('auto'),
+  SLUICE_DEVICE: z.enum(devices, `must be one of ${devices.join(', ')}`).default('auto'),
   SLUICE_QUANTISATION: z.enum(['on', 'off'], 'must be on or off').default('on'),
   SLUICE_POOL: name('the pool this backend serves, as the edge calls it'),
   SLUICE_BACKEND_ID: name('a name of its own for this backend'),
@@ -92,6 +101,10 @@ const environmentSchema = z.object({
   SLUICE_PREFILL_TOKENS_PER_STEP: whole(512, 1, 1_048_576),
   SLUICE_MAX_BODY_BYTES: whole(32 * 2 ** 20, 1024, 512 * 2 ** 20),
   SLUICE_MAX_CONTEXT_TOKENS: whole(0, 0),
+  SLUICE_CACHE_TOKENS: whole(4_194_304, pageTokens).refine(
+    (tokens) => tokens % pageTokens === 0,
+    `must be a multiple of ${pageTokens}`,
+  ),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
   SLUICE_KEEP_ALIVE_MS: whole(1000, 1, 15_000),
   SLUICE_HOLD_MS: whole(20_000, 1, 600_000),
@@ -155,6 +168,7 @@ function limitsOf(read: Environment): Limits {
     }),
     bodyBytesMax: read.SLUICE_MAX_BODY_BYTES,
     contextTokensMax: contextTokensMax === 0 ? null : contextTokensMax,
+    cacheTokens: read.SLUICE_CACHE_TOKENS,
     spoolRecordsMax: read.SLUICE_MAX_SPOOL_RECORDS,
   })
 }

@@ -16,7 +16,7 @@ class FakeThread extends EventEmitter {
   }
 
   happen(...events: EngineEvent[]): void {
-    this.report({ kind: 'step', events })
+    this.report({ kind: 'events', events })
   }
 }
 

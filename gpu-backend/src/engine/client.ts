@@ -95,7 +95,7 @@ export class EngineClient {
       case 'ready':
         this.#setStatus({ phase: 'ready', device: report.device })
         return
-      case 'step':
+      case 'events':
         this.#deliver(report.events)
         return
       default:

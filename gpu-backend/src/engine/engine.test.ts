@@ -81,14 +81,34 @@ const request = (
   ...changes,
 })
 
-const engineOver = (model: EngineModel, limits = {}): Engine =>
-  new Engine({
+/** An engine that hands its events over at each step. */
+interface Driven {
+  readonly idle: boolean
+  step(): readonly EngineEvent[]
+}
+
+function engineOver(model: EngineModel, limits = {}): Driven & Pick<Engine, 'submit' | 'cancel'> {
+  const emitted: EngineEvent[] = []
+  const engine = new Engine({
     model,
     limits: { runningMax: 4, waitingMax: 4, prefillTokensPerStep: 8, ...limits },
     random: seededRandom(1),
+    emit: (events) => emitted.push(...events),
   })
+  return {
+    get idle() {
+      return engine.idle
+    },
+    submit: (wanted) => engine.submit(wanted),
+    cancel: (id) => engine.cancel(id),
+    step: () => {
+      engine.step()
+      return emitted.splice(0)
+    },
+  }
+}
 
-function drain(engine: Engine): EngineEvent[] {
+function drain(engine: Driven): EngineEvent[] {
   const events: EngineEvent[] = []
   for (let steps = 0; !engine.idle; steps++) {
     assert(steps < 1000, 'the engine comes to an end')
@@ -112,6 +132,20 @@ describe('Engine', () => {
     expect(events.map((event) => event.kind)).toEqual(['started', 'token', 'token', 'finished'])
     expect(events.at(-1)).toEqual({ kind: 'finished', id: 1, reason: 'length', generated: 2 })
     expect(model.live.size).toBe(0)
+  })
+
+  it('says that a request has started before the model takes its time', () => {
+    const model = new FakeModel()
+    const told: string[] = []
+    const engine = new Engine({
+      model,
+      limits: { runningMax: 1, waitingMax: 0, prefillTokensPerStep: 2 },
+      random: seededRandom(1),
+      emit: (events) => told.push(`${events[0]?.kind} after ${model.steps.length}`),
+    })
+    engine.submit(request(1, [3, 4, 5], { outputTokensMax: 1 }))
+    while (!engine.idle) engine.step()
+    expect(told).toEqual(['started after 0', 'token after 2'])
   })
 
   it('stops at the end token and counts it', () => {

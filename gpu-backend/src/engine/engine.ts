@@ -15,6 +15,8 @@ export interface EngineOptions {
   readonly limits: SchedulerLimits
   /** Draws a seed for each request that brings none. */
   readonly random: Random
+  /** Told at least once a step: before the model runs, which may take long, and after. */
+  readonly emit: (events: readonly EngineEvent[]) => void
 }
 
 interface Generation {
@@ -34,6 +36,7 @@ interface Generation {
 export class Engine {
   readonly #model: EngineModel
   readonly #random: Random
+  readonly #emit: (events: readonly EngineEvent[]) => void
   readonly #scheduler: Scheduler
   readonly #generations = new Map<number, Generation>()
   #events: EngineEvent[] = []
@@ -41,6 +44,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#model = options.model
     this.#random = options.random
+    this.#emit = options.emit
     this.#scheduler = new Scheduler(options.limits)
   }
 
@@ -49,7 +53,7 @@ export class Engine {
     return this.#generations.size === 0 && this.#events.length === 0
   }
 
-  /** Queues a request. Every request ends in exactly one `finished` event of a later `step`. */
+  /** Queues a request. Every request ends in exactly one `finished` event. */
   submit(request: GenerationRequest): void {
     const { id, prompt, outputTokensMax, sampling } = request
     const { maxPositionEmbeddings, vocabSize } = this.#model.shape
@@ -77,9 +81,10 @@ export class Engine {
     if (generation !== undefined) this.#finish(generation, 'cancelled')
   }
 
-  /** Runs one step; gives what happened since the last one, cancellations included. */
-  step(): readonly EngineEvent[] {
+  /** Lets in whoever has a place now, then runs the model once over everyone who is in. */
+  step(): void {
     this.#admit()
+    this.#flush()
     const segments = this.#scheduler.schedule()
     const rows = segments.length === 0 ? [] : this.#model.forward(segments.map(this.#toSegment))
     this.#scheduler.commit()
@@ -90,9 +95,14 @@ export class Engine {
       assert(row !== undefined)
       this.#sample(this.#generation(id), row)
     })
+    this.#flush()
+  }
+
+  #flush(): void {
+    if (this.#events.length === 0) return
     const events = this.#events
     this.#events = []
-    return events
+    this.#emit(events)
   }
 
   #admit(): void {

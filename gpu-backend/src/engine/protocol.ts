@@ -1,3 +1,4 @@
+import type { DeviceName } from '../device/device.ts'
 import type { Quantisation } from '../model/model.ts'
 import type { SampledLogprobs, SamplingOptions } from './sampling.ts'
 import type { SchedulerLimits } from './scheduler.ts'
@@ -9,9 +10,11 @@ import type { SchedulerLimits } from './scheduler.ts'
 export interface EngineSettings {
   /** Folder or S3 URL of a published checkpoint. */
   readonly checkpoint: string
-  readonly device: string
+  readonly device: DeviceName | 'auto'
   readonly quantisation: Quantisation
   readonly limits: SchedulerLimits
+  /** Tokens the model's cache holds, over all running sequences. */
+  readonly cacheTokens: number
 }
 
 export interface GenerationRequest {
@@ -27,7 +30,6 @@ export interface GenerationRequest {
 export type EngineCommand =
   | { readonly kind: 'generate'; readonly request: GenerationRequest }
   | { readonly kind: 'cancel'; readonly id: number }
-  | { readonly kind: 'stop' }
 
 export type EndReason =
   /** The model ended its answer; its end token is the last one generated. */
@@ -64,4 +66,4 @@ export interface LoadProgress {
 export type EngineReport =
   | { readonly kind: 'progress'; readonly progress: LoadProgress }
   | { readonly kind: 'ready'; readonly device: string }
-  | { readonly kind: 'step'; readonly events: readonly EngineEvent[] }
+  | { readonly kind: 'events'; readonly events: readonly EngineEvent[] }

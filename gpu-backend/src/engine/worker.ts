@@ -1,0 +1,74 @@
+import { strict as assert } from 'node:assert'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { parentPort, workerData } from 'node:worker_threads'
+import { openCheckpoint } from '#weights/checkpoint.ts'
+import { openStore } from '#weights/store/open.ts'
+import { openDevice } from '../device/open.ts'
+import { loadModel, type Model } from '../model/model.ts'
+import { Engine } from './engine.ts'
+import type { EngineCommand, EngineReport, EngineSettings } from './protocol.ts'
+
+/**
+ * The engine's thread: loads the model and steps while there is something to do. Whatever is thrown
+ * here ends the thread, and with it every request; the server's side says so.
+ */
+const port = parentPort
+assert(port !== null, 'this module runs as a worker thread')
+const settings = workerData as EngineSettings
+
+function report(message: EngineReport): void {
+  port?.postMessage(message)
+}
+
+async function load(): Promise<Model> {
+  const checkpoint = await openCheckpoint(openStore(settings.checkpoint, process.env))
+  const device = await openDevice(settings.device)
+  return loadModel(checkpoint, device, {
+    quantisation: settings.quantisation,
+    cache: { sequencesMax: settings.limits.runningMax, tokensMax: settings.cacheTokens },
+    onProgress: (done, total) => {
+      report({ kind: 'progress', progress: { phase: 'weights', done, total } })
+    },
+  })
+}
+
+report({ kind: 'progress', progress: { phase: 'checkpoint', done: 0, total: 0 } })
+const model = await load()
+const engine = new Engine({
+  model,
+  limits: settings.limits,
+  random: Math.random,
+  emit: (events) => report({ kind: 'events', events }),
+})
+
+function obey(command: EngineCommand): void {
+  switch (command.kind) {
+    case 'generate':
+      engine.submit(command.request)
+      return
+    case 'cancel':
+      engine.cancel(command.id)
+      return
+    default:
+      command satisfies never
+  }
+}
+
+let wake: (() => void) | null = null
+port.on('message', (command: EngineCommand) => {
+  obey(command)
+  wake?.()
+})
+report({ kind: 'ready', device: model.device })
+
+for (;;) {
+  if (engine.idle) {
+    await new Promise<void>((resolve) => {
+      wake = resolve
+    })
+    wake = null
+  }
+  engine.step()
+  // Messages are read here: a cancellation that has come takes part in the next step already.
+  await nextTurn()
+}

@@ -1,0 +1,122 @@
+import { ApiError } from '#protocol/errors.ts'
+import type { Config } from '../config.ts'
+import type { EngineClient } from '../engine/client.ts'
+import type { Log } from '../log.ts'
+import type { KeepUsage } from '../records/recorder.ts'
+import type { ActiveGeneration } from './generation.ts'
+import type { RequestIds } from './request-ids.ts'
+import { systemFingerprint, type ServedModel } from './served-model.ts'
+
+export interface BackendOptions {
+  readonly config: Pick<Config, 'limits' | 'timings' | 'quantisation'>
+  readonly engine: EngineClient
+  readonly requestIds: RequestIds
+  readonly keepUsage: KeepUsage
+  /** Records that the edge does not have yet. */
+  readonly pendingRecords: () => number
+  readonly log: Log
+  readonly now: () => number
+  readonly random: () => number
+  readonly randomId: () => string
+}
+
+export type Readiness =
+  | { readonly status: 'ready'; readonly model: string; readonly device: string }
+  | {
+      readonly status: 'loading'
+      readonly phase: string
+      readonly done: number
+      readonly total: number
+    }
+  | { readonly status: 'draining' }
+  | { readonly status: 'failed'; readonly reason: string }
+
+/** What the routes share: the engine behind them, the model it serves, and who is being served. */
+export class Backend {
+  readonly options: BackendOptions
+  readonly #active = new Set<ActiveGeneration>()
+  #onIdle: (() => void)[] = []
+  #served: ServedModel | null = null
+  #draining = false
+
+  constructor(options: BackendOptions) {
+    this.options = options
+  }
+
+  /** The tokenizer and the manifest have been read. */
+  setServed(served: ServedModel): void {
+    this.#served = served
+  }
+
+  /** No request is taken from here on. */
+  drain(): void {
+    this.#draining = true
+  }
+
+  /** Runs a request to its end, known to `abortAll` meanwhile. */
+  async run(generation: ActiveGeneration): Promise<void> {
+    this.#active.add(generation)
+    try {
+      await generation.run()
+    } finally {
+      this.#active.delete(generation)
+      if (this.#active.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve()
+    }
+  }
+
+  /** Gives every running request up, with an error its client is told. */
+  abortAll(error: ApiError): void {
+    for (const generation of this.#active) generation.abort(error)
+  }
+
+  /** Resolves when no request is running. */
+  whenIdle(): Promise<void> {
+    if (this.#active.size === 0) return Promise.resolve()
+    return new Promise((resolve) => this.#onIdle.push(resolve))
+  }
+
+  readiness(): Readiness {
+    const { status } = this.options.engine
+    if (status.phase === 'dead') return { status: 'failed', reason: status.error.message }
+    if (this.#draining) return { status: 'draining' }
+    if (status.phase === 'ready' && this.#served !== null) {
+      return { status: 'ready', model: this.#served.id, device: status.device }
+    }
+    const progress = status.phase === 'loading' ? status.progress : null
+    return { status: 'loading', ...(progress ?? { phase: 'starting', done: 0, total: 0 }) }
+  }
+
+  /** Throws 503 before the manifest has been read. */
+  served(): ServedModel {
+    if (this.#served === null) throw this.unavailable('The model is being loaded.')
+    return this.#served
+  }
+
+  /** Changes with whatever may change answers. Asked for once the engine is ready. */
+  fingerprint(): string {
+    const { status } = this.options.engine
+    return systemFingerprint({
+      checkpointHash: this.served().checkpointHash,
+      device: status.phase === 'ready' ? status.device : status.phase,
+      quantisation: this.options.config.quantisation,
+    })
+  }
+
+  /** Throws 503 unless a request could be taken now. */
+  requireReady(): void {
+    const readiness = this.readiness()
+    if (readiness.status === 'loading') throw this.unavailable('The model is being loaded.')
+    if (readiness.status === 'draining') throw this.unavailable('This backend is shutting down.')
+    if (readiness.status === 'failed') throw this.unavailable('The engine has stopped.')
+    if (this.options.pendingRecords() >= this.options.config.limits.spoolRecordsMax) {
+      throw this.unavailable('Too many usage records wait for the edge.')
+    }
+  }
+
+  /** A 503 with a wait of one to two seconds, so that not everyone comes back at once. */
+  unavailable(message: string): ApiError {
+    return new ApiError('server_is_overloaded', message, {
+      retryAfterSeconds: 1 + this.options.random(),
+    })
+  }
+}

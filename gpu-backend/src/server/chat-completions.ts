@@ -1,0 +1,122 @@
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { Handler } from 'hono'
+import { parseChatRequest, parseJsonBody } from '#protocol/chat-completions.ts'
+import { ApiError } from '#protocol/errors.ts'
+import { GRANTED_OUTPUT_TOKENS_HEADER } from '#protocol/headers.ts'
+import type { ServiceClaims } from '#protocol/service-token.ts'
+import { RunningGeneration } from '../engine/client.ts'
+import { errorFields } from '../log.ts'
+import { Answer } from './answer.ts'
+import type { AppEnv } from './app.ts'
+import type { Backend } from './backend.ts'
+import { ActiveGeneration } from './generation.ts'
+import { planGeneration, type GenerationPlan } from './plan.ts'
+import { readBody } from './request-body.ts'
+import { ResponseBody } from './response-body.ts'
+import { EventStreamSink, WholeAnswerSink, type AnswerSink } from './sinks.ts'
+
+/**
+ * `POST /v1/chat/completions`. Whatever can be refused is refused before a byte goes out; from the
+ * engine's acceptance on the answer writes itself on Node's response.
+ */
+export function chatCompletions(backend: Backend): Handler<AppEnv> {
+  return async function complete(c) {
+    const { incoming, outgoing } = c.env
+    const body = new ResponseBody(outgoing)
+    const source = await readBody(incoming, backend.options.config.limits.bodyBytesMax)
+    const request = parseChatRequest(parseJsonBody(source))
+    const plan = planGeneration({
+      request,
+      source,
+      served: backend.served(),
+      grantedTokens: grantedTokens(c.req.header(GRANTED_OUTPUT_TOKENS_HEADER)),
+    })
+    backend.requireReady()
+    await serve(backend, { claims: c.get('claims'), plan, body })
+    return RESPONSE_ALREADY_SENT
+  }
+}
+
+function grantedTokens(header: string | undefined): number | null {
+  if (header === undefined) return null
+  const tokens = /^\d{1,15}$/.test(header) ? Number(header) : 0
+  if (tokens >= 1) return tokens
+  const message = `'${GRANTED_OUTPUT_TOKENS_HEADER}' must be a whole number of at least 1.`
+  throw new ApiError('invalid_request_error', message, { param: GRANTED_OUTPUT_TOKENS_HEADER })
+}
+
+interface Admission {
+  readonly claims: ServiceClaims
+  readonly plan: GenerationPlan
+  readonly body: ResponseBody
+}
+
+async function serve(backend: Backend, { claims, plan, body }: Admission): Promise<void> {
+  const { requestIds } = backend.options
+  const { requestId } = claims
+  if (!requestIds.claim(requestId)) {
+    const message = "'x-request-id' has been used; a retry needs an id of its own."
+    throw new ApiError('invalid_request_error', message, { param: 'x-request-id' })
+  }
+  const running = backend.options.engine.submit(plan.generation)
+  if (!(running instanceof RunningGeneration)) {
+    requestIds.release(requestId)
+    throw backend.unavailable('This backend is full. Try again.')
+  }
+  const generation = startGeneration(backend, { claims, plan, body }, running)
+  try {
+    await backend.run(generation)
+  } catch (error) {
+    // A bug: the status may have gone out, so the only honest end is a broken connection.
+    backend.options.log.error('request_crashed', { request_id: requestId, ...errorFields(error) })
+    running.cancel()
+    body.breakOff()
+  } finally {
+    requestIds.finish(requestId)
+  }
+}
+
+function startGeneration(
+  backend: Backend,
+  { claims, plan, body }: Admission,
+  running: RunningGeneration,
+): ActiveGeneration {
+  const { config, keepUsage, log, now, randomId } = backend.options
+  const served = backend.served()
+  const acceptedAtMs = now()
+  return new ActiveGeneration({
+    claims,
+    plan,
+    body,
+    served,
+    running,
+    answer: new Answer({ plan, served, randomId }),
+    sink: createSink(backend, { claims, plan, body }, acceptedAtMs),
+    acceptedAtMs,
+    timings: config.timings,
+    now,
+    keepUsage,
+    log,
+  })
+}
+
+function createSink(
+  backend: Backend,
+  { claims, plan, body }: Admission,
+  acceptedAtMs: number,
+): AnswerSink {
+  const options = {
+    body,
+    requestId: claims.requestId,
+    head: {
+      id: backend.options.randomId(),
+      created: Math.floor(acceptedAtMs / 1000),
+      model: backend.served().id,
+      systemFingerprint: backend.fingerprint(),
+    },
+    thinking: plan.thinking,
+    logprobs: plan.logprobs,
+    includeUsage: plan.includeUsage,
+  }
+  return plan.stream ? new EventStreamSink(options) : new WholeAnswerSink(options)
+}

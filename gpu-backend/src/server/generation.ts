@@ -1,0 +1,249 @@
+import { ApiError } from '#protocol/errors.ts'
+import type { ServiceClaims } from '#protocol/service-token.ts'
+import { toUsage, type FinishReason, type TokenCounts } from '#protocol/usage.ts'
+import type { UsageRecord } from '#protocol/usage-record.ts'
+import type { Timings } from '../config.ts'
+import { EngineDiedError, type RunningGeneration } from '../engine/client.ts'
+import type { EngineEvent } from '../engine/protocol.ts'
+import { errorFields, type Log } from '../log.ts'
+import type { KeepUsage } from '../records/recorder.ts'
+import { joinDeltas, type Answer, type AnswerDelta } from './answer.ts'
+import type { GenerationPlan } from './plan.ts'
+import type { ResponseBody } from './response-body.ts'
+import type { ServedModel } from './served-model.ts'
+import type { AnswerSink } from './sinks.ts'
+
+export interface GenerationContext {
+  readonly claims: ServiceClaims
+  readonly served: ServedModel
+  readonly plan: GenerationPlan
+  readonly running: RunningGeneration
+  readonly answer: Answer
+  readonly sink: AnswerSink
+  readonly body: ResponseBody
+  readonly acceptedAtMs: number
+  readonly timings: Timings
+  readonly now: () => number
+  readonly keepUsage: KeepUsage
+  readonly log: Log
+}
+
+type Outcome = UsageRecord['outcome']
+
+/** Why an answer ended, once it has. */
+type Ending =
+  | { readonly kind: 'finished'; readonly reason: FinishReason & Outcome }
+  /** The client has gone; there is nobody to tell. */
+  | { readonly kind: 'cancelled' }
+  | { readonly kind: 'failed'; readonly error: ApiError }
+
+/** A request from its acceptance by the engine to its last byte and its record on disk. */
+export class ActiveGeneration {
+  readonly #context: GenerationContext
+  readonly #timers: NodeJS.Timeout[] = []
+  #queueTimer: NodeJS.Timeout | null = null
+  #startedAtMs: number | null = null
+  #firstTokenAtMs: number | null = null
+  #deliveredTokens = 0
+  /** Decided on this side of the engine, which is then told to cancel. */
+  #ending: Ending | null = null
+
+  constructor(context: GenerationContext) {
+    this.#context = context
+  }
+
+  /** Gives the request up for a reason of ours. The client is told; the record says `failed`. */
+  abort(error: ApiError): void {
+    this.#endWith({ kind: 'failed', error })
+  }
+
+  /** Resolves when everything is over. Never rejects for what a client or the engine does. */
+  async run(): Promise<void> {
+    const { sink, body } = this.#context
+    body.onClose(() => {
+      if (body.closedEarly) this.#endWith({ kind: 'cancelled' })
+    })
+    if (body.closedEarly) this.#endWith({ kind: 'cancelled' })
+    sink.open()
+    this.#startTimers()
+    try {
+      const ending = await this.#readToEnd()
+      await this.#conclude(ending)
+    } finally {
+      for (const timer of this.#timers) clearTimeout(timer)
+    }
+  }
+
+  #startTimers(): void {
+    const { plan, sink, timings } = this.#context
+    this.#queueTimer = setTimeout(() => {
+      this.abort(new ApiError('timeout', 'The request was not started in time. Try again later.'))
+    }, timings.queueLimitMs)
+    this.#timers.push(
+      this.#queueTimer,
+      setInterval(() => sink.tick(), timings.keepAliveMs),
+    )
+    if (plan.stream) return
+    this.#timers.push(
+      setTimeout(() => sink.begin(), timings.holdMs),
+      setTimeout(
+        () => this.#endWith({ kind: 'finished', reason: 'length' }),
+        timings.wholeAnswerLimitMs,
+      ),
+    )
+  }
+
+  /** The first ending decided upon stays; the engine stops within a step. */
+  #endWith(ending: Ending): void {
+    if (this.#ending !== null) return
+    this.#ending = ending
+    this.#context.running.cancel()
+  }
+
+  async #readToEnd(): Promise<Ending> {
+    const { running } = this.#context
+    for (;;) {
+      const events = await running.next().catch((error: unknown) => {
+        if (error instanceof EngineDiedError) return null
+        throw error
+      })
+      if (events === null) return this.#ending ?? { kind: 'failed', error: engineDied() }
+      const deltas = joinDeltas(events.flatMap((event) => this.#take(event)))
+      if (deltas.length > 0) await this.#deliver(deltas)
+      const last = events.at(-1)
+      if (last?.kind === 'finished') return this.#ending ?? this.#endingOf(last)
+    }
+  }
+
+  #take(event: EngineEvent): AnswerDelta[] {
+    const { answer, sink, now } = this.#context
+    switch (event.kind) {
+      case 'started':
+        this.#startedAtMs = now()
+        if (this.#queueTimer !== null) clearTimeout(this.#queueTimer)
+        return []
+      case 'token': {
+        // Behind a stop string nothing belongs to the answer any more, and nobody pays for it.
+        if (answer.stopped) return []
+        this.#firstTokenAtMs ??= now()
+        sink.begin()
+        const deltas = answer.push(event.token, event.logprobs)
+        if (answer.stopped) this.#endWith({ kind: 'finished', reason: 'stop' })
+        return deltas
+      }
+      case 'finished':
+        return []
+    }
+  }
+
+  async #deliver(deltas: readonly AnswerDelta[]): Promise<void> {
+    const { answer, body, plan, sink } = this.#context
+    const tokens = answer.completionTokens
+    await sink.write(deltas)
+    // What is not streamed is delivered with its last byte or not at all.
+    if (plan.stream && !body.closedEarly) this.#deliveredTokens = tokens
+  }
+
+  #endingOf(event: Extract<EngineEvent, { readonly kind: 'finished' }>): Ending {
+    switch (event.reason) {
+      case 'stop':
+      case 'length':
+        return { kind: 'finished', reason: event.reason }
+      case 'refused':
+        return { kind: 'failed', error: overloaded('This request does not fit the cache.') }
+      case 'cancelled':
+        // Nobody here asked for it, so the engine is going down.
+        return { kind: 'failed', error: engineDied() }
+    }
+  }
+
+  /** The record is on disk before the client sees that the answer is whole. */
+  async #conclude(ending: Ending): Promise<void> {
+    const { log, claims } = this.#context
+    let told = ending.kind === 'finished' ? await this.#deliverRest(ending.reason) : ending
+    try {
+      await this.#keepUsage(told)
+    } catch (error) {
+      log.error('usage_record_not_kept', { request_id: claims.requestId, ...errorFields(error) })
+      told = { kind: 'failed', error: overloaded('This answer could not be accounted for.') }
+    }
+    this.#tell(told)
+    this.#logEnd(told)
+  }
+
+  /** Brings out what was held back, which may be a call or hold a stop string. */
+  async #deliverRest(reason: FinishReason & Outcome): Promise<Ending> {
+    const { answer, body, sink } = this.#context
+    const rest = answer.finish()
+    if (rest.length > 0) await sink.write(rest)
+    if (!body.closedEarly) this.#deliveredTokens = answer.completionTokens
+    if (answer.hasToolCalls) return { kind: 'finished', reason: 'tool_calls' }
+    return { kind: 'finished', reason: answer.stopped ? 'stop' : reason }
+  }
+
+  #keepUsage(ending: Ending): Promise<void> {
+    const { claims, served, acceptedAtMs, now, keepUsage } = this.#context
+    return keepUsage(claims, {
+      model: served.id,
+      checkpointHash: served.checkpointHash,
+      ...this.#counts(),
+      deliveredTokens: this.#deliveredTokens,
+      outcome: outcomeOf(ending),
+      acceptedAtMs,
+      firstTokenAtMs: this.#firstTokenAtMs,
+      finishedAtMs: now(),
+    })
+  }
+
+  #counts(): TokenCounts {
+    const { answer, plan } = this.#context
+    return {
+      promptTokens: plan.generation.prompt.length,
+      cachedTokens: 0,
+      completionTokens: answer.completionTokens,
+      reasoningTokens: answer.reasoningTokens,
+    }
+  }
+
+  #tell(ending: Ending): void {
+    const { sink } = this.#context
+    if (ending.kind === 'finished') {
+      sink.end({ reason: ending.reason, usage: toUsage(this.#counts()) })
+    } else if (ending.kind === 'failed') {
+      sink.fail(ending.error)
+    }
+  }
+
+  #logEnd(ending: Ending): void {
+    const { claims, served, plan, answer, acceptedAtMs, now, log } = this.#context
+    const since = (ms: number | null): number | null => (ms === null ? null : ms - acceptedAtMs)
+    log.info('request', {
+      request_id: claims.requestId,
+      tenant_id: claims.tenantId,
+      model: served.id,
+      stream: plan.stream,
+      outcome: outcomeOf(ending),
+      ...(ending.kind === 'failed' ? { code: ending.error.code } : {}),
+      prompt_tokens: plan.generation.prompt.length,
+      completion_tokens: answer.completionTokens,
+      reasoning_tokens: answer.reasoningTokens,
+      delivered_tokens: this.#deliveredTokens,
+      queued_ms: since(this.#startedAtMs),
+      first_token_ms: since(this.#firstTokenAtMs),
+      total_ms: now() - acceptedAtMs,
+      ...(answer.problems.length > 0 ? { unparsed: answer.problems.join(',') } : {}),
+    })
+  }
+}
+
+function outcomeOf(ending: Ending): Outcome {
+  return ending.kind === 'finished' ? ending.reason : ending.kind
+}
+
+function overloaded(message: string): ApiError {
+  return new ApiError('server_is_overloaded', message, { retryAfterSeconds: 1 })
+}
+
+function engineDied(): ApiError {
+  return overloaded('The backend stopped before finishing this answer. Try again.')
+}

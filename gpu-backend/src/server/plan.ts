@@ -1,0 +1,212 @@
+import { strict as assert } from 'node:assert'
+import {
+  contentText,
+  LIMITS,
+  requestedMaxTokens,
+  thinkingEnabled,
+  type ChatMessage,
+  type ChatRequest,
+} from '#protocol/chat-completions.ts'
+import { ApiError } from '#protocol/errors.ts'
+import type { PromptConstants } from '#weights/manifest.ts'
+import type { NewGeneration } from '../engine/client.ts'
+import { attachToSystem, type Message } from '../text/conversation.ts'
+import {
+  encodePrompt,
+  opensReasoning,
+  PromptError,
+  renderPrompt,
+  type PromptPiece,
+} from '../text/prompt.ts'
+import { jsonAt, JsonSourceError, parseJsonSource, type JsonNode } from '../text/python-json.ts'
+import { toolShapes, type ToolShapes } from '../text/tool-shapes.ts'
+import { effortConstants, effortFor } from './effort.ts'
+import type { ServedModel } from './served-model.ts'
+
+/** A request, settled: what the engine is to do, and how its answer is to be read and shown. */
+export interface GenerationPlan {
+  readonly generation: NewGeneration
+  /** The answer begins in the chain of thought. */
+  readonly thinking: boolean
+  readonly toolsAllowed: boolean
+  readonly tools: ToolShapes
+  readonly stops: readonly string[]
+  readonly logprobs: boolean
+  readonly stream: boolean
+  readonly includeUsage: boolean
+}
+
+export interface PlanInput {
+  readonly request: ChatRequest
+  /** The body `request` was parsed from: tools keep their key order and the spelling of numbers. */
+  readonly source: string
+  readonly served: ServedModel
+  /** Output tokens the edge has paid for; null: as many as the request asks for. */
+  readonly grantedTokens: number | null
+}
+
+/** DeepSeek's thinking models sample like this whatever a request says. */
+const thinkingSampling = { temperature: 1, topP: 1 }
+
+/** Throws `ApiError` for what this model, or this version of the backend, cannot do. */
+export function planGeneration({
+  request,
+  source,
+  served,
+  grantedTokens,
+}: PlanInput): GenerationPlan {
+  if (request.model !== served.id) {
+    const message = `Model Not Exist: this backend serves ${served.id}.`
+    throw new ApiError('model_not_found', message, { param: 'model' })
+  }
+  refuseUnbuilt(request)
+  const thinking = thinkingEnabled(request)
+  const functions = request.tool_choice === 'none' ? [] : toolFunctions(request, source)
+  const pieces = render({ request, served, thinking, functions })
+  const prompt = encodePrompt(served.tokenizer, pieces)
+  const outputTokensMax = outputBudget(request, prompt.length, served.contextTokens)
+  return {
+    generation: {
+      prompt,
+      outputTokensMax: Math.min(outputTokensMax, grantedTokens ?? outputTokensMax),
+      sampling: {
+        ...(thinking ? thinkingSampling : requestedSampling(request)),
+        seed: request.seed ?? null,
+      },
+      topLogprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
+    },
+    thinking: opensReasoning(pieces),
+    toolsAllowed: functions.length > 0,
+    tools: toolShapes(functions),
+    stops: stopsOf(request),
+    logprobs: request.logprobs === true,
+    stream: request.stream === true,
+    includeUsage: request.stream_options?.include_usage === true,
+  }
+}
+
+function requestedSampling(request: ChatRequest): { temperature: number; topP: number } {
+  return { temperature: request.temperature ?? 1, topP: request.top_p ?? 1 }
+}
+
+function stopsOf({ stop }: ChatRequest): readonly string[] {
+  if (stop == null) return []
+  return typeof stop === 'string' ? [stop] : stop
+}
+
+/** What would need constrained decoding is refused: to ignore it would be to break its promise. */
+function refuseUnbuilt(request: ChatRequest): void {
+  const refuse = (param: string, what: string): never => {
+    const message = `'${param}': ${what} is not supported by this backend yet.`
+    throw new ApiError('invalid_request_error', message, { param })
+  }
+  const format = request.response_format?.type ?? 'text'
+  if (format !== 'text') refuse('response_format', `"${format}" output`)
+  const choice = request.tool_choice
+  if (choice === 'required' || typeof choice === 'object') refuse('tool_choice', 'a forced call')
+  const strict = (request.tools ?? []).findIndex((tool) => tool.function.strict === true)
+  if (strict >= 0) refuse(`tools[${strict}].function.strict`, 'a strict schema')
+}
+
+/** The `function` objects of the request's tools, as they were written. */
+function toolFunctions(request: ChatRequest, source: string): readonly JsonNode[] {
+  if (request.tools == null || request.tools.length === 0) return []
+  const tools = jsonAt(parseSource(source), 'tools')
+  assert(tools?.kind === 'array', 'the body that was parsed has its tools')
+  return tools.items.map((tool) => {
+    const definition = jsonAt(tool, 'function')
+    assert(definition !== undefined, 'a tool that was parsed has its function')
+    return definition
+  })
+}
+
+function parseSource(source: string): JsonNode {
+  try {
+    return parseJsonSource(source)
+  } catch (cause) {
+    if (!(cause instanceof JsonSourceError)) throw cause
+    const message = `The request body cannot be used: ${cause.message}.`
+    throw new ApiError('invalid_request_error', message, { cause })
+  }
+}
+
+interface RenderInput {
+  readonly request: ChatRequest
+  readonly served: ServedModel
+  readonly thinking: boolean
+  readonly functions: readonly JsonNode[]
+}
+
+function render({ request, served, thinking, functions }: RenderInput): readonly PromptPiece[] {
+  const effort = effortFor(served.release, request.reasoning_effort)
+  const messages = attachToSystem(request.messages.map(toMessage), { tools: functions })
+  try {
+    // A level the weights were trained with needs its text; without it the level would be a fiction.
+    if (
+      thinking &&
+      effort !== 'default' &&
+      served.constants[effortConstants[effort]] === undefined
+    ) {
+      throw new PromptError(effortConstants[effort], `effort '${effort}'`)
+    }
+    return renderPrompt({ messages }, { thinking, effort, constants: served.constants })
+  } catch (cause) {
+    if (!(cause instanceof PromptError)) throw cause
+    const param = paramOfConstant[cause.constant]
+    const message = `'${param}' cannot be served: ${cause.message}.`
+    throw new ApiError('invalid_request_error', message, { cause, param })
+  }
+}
+
+const paramOfConstant: Readonly<Record<keyof PromptConstants, string>> = {
+  toolsHead: 'tools',
+  toolsTail: 'tools',
+  effortMax: 'reasoning_effort',
+  effortHigh: 'reasoning_effort',
+  responseFormat: 'response_format',
+}
+
+function toMessage(message: ChatMessage): Message {
+  switch (message.role) {
+    case 'system':
+    case 'developer':
+      // The models' own developer role is an internal one; the API's is a system message.
+      return { role: 'system', content: contentText(message.content) }
+    case 'user':
+      return { role: 'user', content: contentText(message.content) }
+    case 'tool':
+      return {
+        role: 'tool',
+        toolCallId: message.tool_call_id,
+        content: contentText(message.content),
+      }
+    case 'assistant':
+      return {
+        role: 'assistant',
+        content: contentText(message.content),
+        reasoningContent: message.reasoning_content ?? '',
+        toolCalls: (message.tool_calls ?? []).map((call) => ({ id: call.id, ...call.function })),
+        prefix: message.prefix === true,
+      }
+  }
+}
+
+/**
+ * How many tokens may be generated. An explicit limit has to fit the window together with the
+ * prompt; without one the answer may take whatever the prompt leaves.
+ */
+function outputBudget(request: ChatRequest, promptTokens: number, contextTokens: number): number {
+  const requested = requestedMaxTokens(request)
+  const left = contextTokens - promptTokens
+  if (left < (requested ?? 1)) {
+    const total = promptTokens + (requested ?? 0)
+    throw new ApiError(
+      'context_length_exceeded',
+      `This model's maximum context length is ${contextTokens} tokens. However, you requested ` +
+        `${total} tokens (${promptTokens} in the messages, ${requested ?? 0} in the completion). ` +
+        'Shorten the messages or ask for fewer tokens.',
+      { param: 'messages' },
+    )
+  }
+  return requested ?? Math.min(left, LIMITS.maxTokens)
+}

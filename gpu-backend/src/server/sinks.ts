@@ -1,0 +1,146 @@
+import { errorEvent, type ApiError } from '#protocol/errors.ts'
+import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
+import type { FinishReason, Usage } from '#protocol/usage.ts'
+import type { AnswerDelta } from './answer.ts'
+import { ChunkWriter, completionObject, doneEvent, type ChunkOptions } from './chunks.ts'
+import type { ResponseBody } from './response-body.ts'
+
+export interface AnswerEnd {
+  readonly reason: FinishReason
+  readonly usage: Usage
+}
+
+/** Where an answer goes: out as it comes, or out as one. */
+export interface AnswerSink {
+  /** The request was accepted; whatever happens from here on is the sink's to tell. */
+  open(): void
+  /** Called at a fixed interval while the answer is under way. */
+  tick(): void
+  /** The answer has begun. */
+  begin(): void
+  /** Waits while the client cannot keep up. */
+  write(deltas: readonly AnswerDelta[]): Promise<void>
+  end(end: AnswerEnd): void
+  /** The answer cannot be finished. */
+  fail(error: ApiError): void
+}
+
+export interface SinkOptions extends ChunkOptions {
+  readonly body: ResponseBody
+  readonly requestId: string
+}
+
+const keepAlive = ': keep-alive\n\n'
+
+/**
+ * Server-sent events. The status goes out at once, since headers and comments are what tell proxies
+ * that the stream lives and the edge that its client has gone.
+ */
+export class EventStreamSink implements AnswerSink {
+  readonly #body: ResponseBody
+  readonly #requestId: string
+  readonly #chunks: ChunkWriter
+  /** Nothing but comments since the last tick. */
+  #silent = true
+  #opened = false
+
+  constructor(options: SinkOptions) {
+    this.#body = options.body
+    this.#requestId = options.requestId
+    this.#chunks = new ChunkWriter(options)
+  }
+
+  open(): void {
+    this.#body.head(200, {
+      'content-type': 'text/event-stream; charset=utf-8',
+      'cache-control': 'no-cache',
+      'x-accel-buffering': 'no',
+      [REQUEST_ID_HEADER]: this.#requestId,
+    })
+    void this.#body.write(keepAlive)
+  }
+
+  tick(): void {
+    if (this.#silent && !this.#body.backedUp) void this.#body.write(keepAlive)
+    this.#silent = true
+  }
+
+  begin(): void {
+    // The role goes out with the first text: an empty chunk of its own is one more packet.
+  }
+
+  write(deltas: readonly AnswerDelta[]): Promise<void> {
+    const events = deltas.map((delta) => this.#chunks.delta(delta))
+    this.#silent = false
+    return this.#body.write(this.#opening() + events.join(''))
+  }
+
+  end({ reason, usage }: AnswerEnd): void {
+    this.#body.end(this.#opening() + this.#chunks.closing(reason, usage) + doneEvent)
+  }
+
+  /** A typed error and no `[DONE]`: a broken answer never looks like a whole one. */
+  fail(error: ApiError): void {
+    this.#body.end(errorEvent(error))
+  }
+
+  #opening(): string {
+    if (this.#opened) return ''
+    this.#opened = true
+    return this.#chunks.opening()
+  }
+}
+
+/**
+ * One JSON object. The status is held back until the answer begins or the hold time is over, so that
+ * a failure up to then is answered as one; blank lines, which JSON allows, follow while it is made.
+ */
+export class WholeAnswerSink implements AnswerSink {
+  readonly #options: SinkOptions
+  readonly #deltas: AnswerDelta[] = []
+
+  constructor(options: SinkOptions) {
+    this.#options = options
+  }
+
+  open(): void {
+    // Nothing may be promised yet.
+  }
+
+  tick(): void {
+    if (this.#options.body.headersSent) void this.#options.body.write('\n')
+  }
+
+  /** The answer has begun, or has been waited for long enough. */
+  begin(): void {
+    const { body, requestId } = this.#options
+    if (body.headersSent || body.closedEarly) return
+    body.head(200, { 'content-type': 'application/json', [REQUEST_ID_HEADER]: requestId })
+    void body.write('\n')
+  }
+
+  write(deltas: readonly AnswerDelta[]): Promise<void> {
+    this.#deltas.push(...deltas)
+    return Promise.resolve()
+  }
+
+  end(end: AnswerEnd): void {
+    this.begin()
+    this.#options.body.end(JSON.stringify(completionObject(this.#options, this.#deltas, end)))
+  }
+
+  /** Before the status went out its error takes its place; after, only breaking off is left. */
+  fail(error: ApiError): void {
+    const { body, requestId } = this.#options
+    if (body.headersSent) {
+      body.breakOff()
+      return
+    }
+    body.head(error.status, {
+      'content-type': 'application/json',
+      [REQUEST_ID_HEADER]: requestId,
+      ...error.toHeaders(),
+    })
+    body.end(JSON.stringify(error.toEnvelope()))
+  }
+}
