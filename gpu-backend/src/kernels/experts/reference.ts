@@ -1,4 +1,4 @@
-import { type LinearWeight, rowCount, stackItem } from '../../device/tensor.ts'
+import { type LinearWeight, stackItem } from '../../device/tensor.ts'
 import { matmul, type Rows } from '../numerics/matmul.ts'
 import { sigmoid } from '../numerics/sigmoid.ts'
 import { activationBlock, simulateFp8 } from '../numerics/simulate.ts'
@@ -8,54 +8,78 @@ import type { ExpertsArgs, ExpertWeights } from './experts.ts'
 export const expertsReference: ReferenceKernel<ExpertsArgs> = (memory, args) => {
   const [rows = 0, hidden = 0] = args.input.shape
   const picked = args.experts.shape[1] ?? 0
-  const input = memory.f32(args.input)
-  const chosen = memory.i32(args.experts)
   const weights = memory.f32(args.weights)
-  const output = memory.f32(args.output)
-  const sum = new Float64Array(hidden)
-  for (let row = 0; row < rows; row++) {
-    const values = input.slice(row * hidden, (row + 1) * hidden)
-    if (args.quantise) simulateFp8(values, { at: 0, length: hidden }, activationBlock)
-    sum.fill(0)
-    for (let slot = row * picked; slot < (row + 1) * picked; slot++) {
-      const expert = expertOfStack(args.routed, chosen[slot] ?? 0)
-      addExpert(memory, args, expert, { values, weight: weights[slot] ?? 0 }, sum)
+  const input = memory.f32(args.input).slice()
+  if (args.quantise) simulateFp8(input, { at: 0, length: input.length }, activationBlock)
+  // One result for each (row, slot), so that the sum below has its order whoever computed them.
+  const results = new Float32Array(rows * picked * hidden)
+  for (const [expert, places] of placesByExpert(memory.i32(args.experts))) {
+    const visits = places.map((place) => ({
+      row: Math.floor(place / picked),
+      weight: weights[place] ?? 0,
+    }))
+    const output = runExpert(memory, args, expertOfStack(args.routed, expert), input, visits)
+    for (const [visit, place] of places.entries()) {
+      results.set(output.subarray(visit * hidden, (visit + 1) * hidden), place * hidden)
     }
-    addExpert(memory, args, args.shared, { values, weight: 1 }, sum)
-    output.set(sum, row * hidden)
+  }
+  const everyRow = Array.from({ length: rows }, (_, row) => ({ row, weight: 1 }))
+  const shared = runExpert(memory, args, args.shared, input, everyRow)
+  const output = memory.f32(args.output)
+  for (let i = 0; i < output.length; i++) {
+    const row = Math.floor(i / hidden)
+    let sum = 0
+    for (let slot = 0; slot < picked; slot++) {
+      sum += results[(row * picked + slot) * hidden + (i % hidden)] ?? 0
+    }
+    output[i] = sum + (shared[i] ?? 0)
   }
 }
 
-interface Weighted {
-  readonly values: Float32Array
+/** Flat indices into `[rows, experts a token]`, by the expert that stands there. */
+function placesByExpert(experts: Int32Array): ReadonlyMap<number, readonly number[]> {
+  return Map.groupBy(experts.keys(), (place) => experts[place] ?? 0)
+}
+
+/** A row an expert sees, and what its hidden activation is multiplied by. */
+interface Visit {
+  readonly row: number
   readonly weight: number
 }
 
-function addExpert(
+/** down · (silu(min(gate·v, limit)) · clamp(up·v, ±limit) · weight) for each visit. */
+function runExpert(
   memory: ReferenceMemory,
   { limit, quantise }: ExpertsArgs,
   expert: ExpertWeights,
-  { values, weight }: Weighted,
-  sum: Float64Array,
-): void {
-  const width = rowCount(expert.gate.weight)
-  const inner = oneRow(new Float32Array(width))
-  const up = oneRow(new Float32Array(width))
-  const result = oneRow(new Float32Array(sum.length))
-  matmul(oneRow(values), 1, memory.matrix(expert.gate), inner)
-  matmul(oneRow(values), 1, memory.matrix(expert.up), up)
-  for (let i = 0; i < width; i++) {
+  input: Float32Array,
+  visits: readonly Visit[],
+): Float32Array {
+  const gate = memory.matrix(expert.gate)
+  const down = memory.matrix(expert.down)
+  const gathered = rowsOf(visits.length, gate.width)
+  for (const [visit, { row }] of visits.entries()) {
+    const from = row * gate.width
+    gathered.values.set(input.subarray(from, from + gate.width), visit * gate.width)
+  }
+  const inner = rowsOf(visits.length, gate.rows)
+  const up = rowsOf(visits.length, gate.rows)
+  const result = rowsOf(visits.length, down.rows)
+  matmul(gathered, visits.length, gate, inner)
+  matmul(gathered, visits.length, memory.matrix(expert.up), up)
+  for (let i = 0; i < inner.values.length; i++) {
+    const weight = visits[Math.floor(i / gate.rows)]?.weight ?? 0
     const g = Math.min(inner.values[i] ?? 0, limit)
     const u = Math.max(-limit, Math.min(up.values[i] ?? 0, limit))
     inner.values[i] = g * sigmoid(g) * u * weight
   }
-  if (quantise) simulateFp8(inner.values, { at: 0, length: width }, activationBlock)
-  matmul(inner, 1, memory.matrix(expert.down), result)
-  for (let i = 0; i < sum.length; i++) sum[i] = (sum[i] ?? 0) + (result.values[i] ?? 0)
+  if (quantise) simulateFp8(inner.values, { at: 0, length: inner.values.length }, activationBlock)
+  matmul(inner, visits.length, down, result)
+  return result.values
 }
 
-function oneRow(values: Float32Array): Rows {
-  return { values, at: 0, stride: values.length }
+function rowsOf(count: number, width: number): Rows {
+  return { values: new Float32Array(count * width), at: 0, stride: width }
 }
 
 function expertOfStack(stack: ExpertWeights, expert: number): ExpertWeights {

@@ -1,0 +1,178 @@
+#include "inputs.h"
+
+#include <algorithm>
+
+#include "../formats.h"
+
+namespace sluice {
+namespace {
+
+/// Columns one thread writes at a time, and the values below which one thread writes them all.
+constexpr int64_t segmentWidth = 1024;
+constexpr int64_t serialValuesMax = 8192;
+
+/// Order of a group of eight within a run: FP4 keeps neighbours in one byte, low nibbles come first.
+constexpr int nibbleOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+
+/// Values below 2^-100 are far from any sum they could take part in; their runs count as this large,
+/// so that a unit and its inverse stay normal numbers.
+constexpr uint32_t smallestBits = 27u << 23;
+constexpr uint32_t infinityBits = 0x7f800000;
+
+/// Nearest integer of |value| < 2^22, ties to even: the last places of a float at 1.5·2^23.
+SLUICE_INLINE int32_t nearest(float value) {
+  return static_cast<int32_t>(bitsOfFloat(value + 12582912.0f) - 0x4b400000u);
+}
+
+/// unit·limit ≥ amax. One limb: amax ÷ 127. Three: a power of two that leaves 22 bits.
+template <int limbs>
+SLUICE_INLINE float runUnit(uint32_t largest) {
+  const uint32_t bits = largest > smallestBits ? largest : smallestBits;
+  if constexpr (limbs == 1) return floatOfBits(bits) * (1.0f / 127.0f);
+  return floatOfBits((bits & infinityBits) - (21u << 23));
+}
+
+/// One run of one row. A run with NaN or infinity gets NaN as its unit: whatever it takes part in
+/// becomes NaN.
+template <int limbs>
+SLUICE_INLINE void writeRun(const float* values, int8_t* into, int32_t& start, float& unit) {
+  const uint32_t largest = largestBits(values, fp4Run);
+  const bool finite = largest < infinityBits;
+  const float step = finite ? runUnit<limbs>(largest) : 1.0f;
+  const float inverse = finite ? 1.0f / step : 0.0f;
+  int32_t whole[fp4Run];
+  int32_t sum = 0;
+  for (int i = 0; i < fp4Run; i++) {
+    whole[i] = finite ? nearest(values[i] * inverse) : 0;
+    sum += whole[i];
+  }
+  for (int limb = 0; limb < limbs; limb++) {
+    for (int i = 0; i < fp4Run; i++) {
+      const int32_t value = whole[i / 8 * 8 + nibbleOrder[i % 8]];
+      // Balanced digits: what the lower ones borrowed, the upper ones give back.
+      const int32_t digit = limb == 0 ? value : limb == 1 ? (value + 128) >> 8 : (value + 32896) >> 16;
+      into[limb * fp4Run + i] = static_cast<int8_t>(static_cast<uint8_t>(digit));
+    }
+  }
+  start = -12 * sum;
+  unit = finite ? 0.5f * step : std::numeric_limits<float>::quiet_NaN();
+}
+
+template <int limbs>
+SLUICE_INLINE void writeLimbs(const Tile& tile, int row, int64_t from, const float* block, int count) {
+  for (int i = 0; i < count; i += fp4Run) {
+    const int64_t at = (from + i) / fp4Run * tile.rows + row;
+    writeRun<limbs>(block + i, tile.limbs + at * limbs * fp4Run, tile.starts[at], tile.units[at]);
+  }
+}
+
+/// Writes up to 128 columns of one row.
+SLUICE_INLINE void writeBlock(InputKind kind, const Tile& tile, int row, int64_t from,
+                              const float* block, int count) {
+  switch (kind) {
+    case InputKind::limbs1:
+      return writeLimbs<1>(tile, row, from, block, count);
+    case InputKind::limbs3:
+      return writeLimbs<3>(tile, row, from, block, count);
+    case InputKind::floats:
+      for (int i = 0; i < count; i++) tile.floats[(from + i) * tile.rows + row] = block[i];
+      return;
+    case InputKind::pairs:
+      for (int i = 0; i < count; i += 2) {
+        tile.pairs[(from + i) / 2 * tile.rows + row] =
+            uint32_t{toBf16(block[i])} | uint32_t{toBf16(block[i + 1])} << 16;
+      }
+      return;
+  }
+}
+
+SLUICE_INLINE void fillBody(const Inputs& inputs, const Tile& tile, const float* const* rows,
+                            int64_t from, int64_t count) {
+  for (int row = 0; row < tile.rows; row++) {
+    for (int64_t at = from; at < from + count; at += activationBlock) {
+      const int given = static_cast<int>(std::min<int64_t>(activationBlock, inputs.width - at));
+      const int padded = static_cast<int>(std::min<int64_t>(activationBlock, inputs.panelWidth - at));
+      const float* block = rows[row] + at;
+      float copy[activationBlock];
+      if (inputs.quantise) {
+        simulateFp8(block, copy, given);
+        block = copy;
+      } else if (padded != given) {
+        for (int i = 0; i < given; i++) copy[i] = block[i];
+        block = copy;
+      }
+      for (int i = given; i < padded; i++) copy[i] = 0;
+      writeBlock(inputs.kind, tile, row, at, block, padded);
+    }
+  }
+}
+
+SLUICE_PER_ISA(fill, fillBody,
+               (const Inputs& inputs, const Tile& tile, const float* const* rows, int64_t from,
+                int64_t count),
+               (inputs, tile, rows, from, count))
+
+void takeTile(Scratch& scratch, InputKind kind, int64_t width, Tile& tile) {
+  const int64_t values = width * tile.rows;
+  switch (kind) {
+    case InputKind::limbs1:
+    case InputKind::limbs3:
+      tile.limbs = scratch.take<int8_t>(values * (kind == InputKind::limbs3 ? limbsMax : 1));
+      tile.starts = scratch.take<int32_t>(values / fp4Run);
+      tile.units = scratch.take<float>(values / fp4Run);
+      return;
+    case InputKind::floats:
+      tile.floats = scratch.take<float>(values);
+      return;
+    case InputKind::pairs:
+      tile.pairs = scratch.take<uint32_t>(values / 2);
+      return;
+  }
+}
+
+}  // namespace
+
+InputKind inputKind(const Context& context, DType weight, bool quantise) {
+  const bool fast = context.numerics == Numerics::fast;
+  if (weight == DType::fp4) return fast ? InputKind::limbs1 : InputKind::limbs3;
+  const bool pairs = kernelsFor(context.isa).pairs != nullptr;
+  // Inputs rounded to FP8 are bfloat16 values as they are: their products lose nothing.
+  if (weight == DType::f8e4m3 && pairs && (fast || quantise)) return InputKind::pairs;
+  if (weight == DType::bf16 && pairs && fast) return InputKind::pairs;
+  return InputKind::floats;
+}
+
+Inputs planInputs(Context& context, InputKind kind, bool quantise, int64_t rows, int64_t width) {
+  const int64_t panelWidth = (width + 3) / 4 * 4;
+  const int64_t count = (rows + tileRowsMax - 1) / tileRowsMax;
+  Inputs inputs{kind, quantise, rows, width, panelWidth, context.scratch.take<Tile>(count), count};
+  for (int64_t i = 0; i < count; i++) {
+    Tile& tile = inputs.tiles[i];
+    tile = {};
+    tile.rows = static_cast<int>(std::min<int64_t>(tileRowsMax, rows - i * tileRowsMax));
+    takeTile(context.scratch, kind, panelWidth, tile);
+  }
+  return inputs;
+}
+
+void fillTile(Isa isa, const Inputs& inputs, int64_t tile, const float* const* rows, int64_t from,
+              int64_t count) {
+  fill(isa)(inputs, inputs.tiles[tile], rows, from, count);
+}
+
+void fillRows(Context& context, const Inputs& inputs, const float* values, int64_t stride) {
+  const bool serial = inputs.rows * inputs.width <= serialValuesMax;
+  const int64_t segment = serial ? inputs.panelWidth : segmentWidth;
+  const int64_t segments = (inputs.panelWidth + segment - 1) / segment;
+  context.pool.parallelFor(inputs.tileCount * segments, [&](int64_t chunk, int) {
+    const int64_t tile = chunk / segments;
+    const int64_t from = chunk % segments * segment;
+    const float* rows[tileRowsMax];
+    for (int m = 0; m < inputs.tiles[tile].rows; m++) {
+      rows[m] = values + (tile * tileRowsMax + m) * stride;
+    }
+    fillTile(context.isa, inputs, tile, rows, from, std::min(segment, inputs.panelWidth - from));
+  });
+}
+
+}  // namespace sluice
