@@ -71,10 +71,13 @@ export const REASONING_EFFORTS = [
   'ultra',
 ] as const
 
-const stop = z.union(
-  [z.string(), z.array(z.string()).max(LIMITS.stops, `at most ${LIMITS.stops} strings`)],
-  { error: `must be a string or an array of at most ${LIMITS.stops} strings` },
-)
+/** An empty text would stop every answer at once, half a surrogate pair none. */
+const stopText = z.string().refine((text) => text !== '' && text.isWellFormed(), {
+  error: 'must not be empty, and must be valid Unicode',
+})
+const stop = z.union([stopText, z.array(stopText).max(LIMITS.stops)], {
+  error: `must be a string or an array of at most ${LIMITS.stops} strings`,
+})
 
 const requestSchema = z.object({
   model: z.string(),
@@ -164,14 +167,15 @@ function checkCombinations(request: ChatRequest): void {
   if (request.top_logprobs != null && request.logprobs !== true) {
     refuse('top_logprobs', "'top_logprobs' needs 'logprobs': true.")
   }
-  if (thinkingEnabled(request) && isForced(request.tool_choice)) {
+  if (thinkingEnabled(request) && forcesToolCall(request)) {
     refuse('tool_choice', '\'tool_choice\' may not force a call while thinking; use "auto".')
   }
   checkMessages(request.messages)
 }
 
-function isForced(choice: ChatRequest['tool_choice']): boolean {
-  return choice === 'required' || typeof choice === 'object'
+/** Whether the request demands a call, any or a certain one. */
+export function forcesToolCall({ tool_choice: choice }: Pick<ChatRequest, 'tool_choice'>): boolean {
+  return choice === 'required' || (choice != null && typeof choice === 'object')
 }
 
 function checkMessages(messages: readonly ChatMessage[]): void {

@@ -19,7 +19,9 @@ export interface ServiceClaims {
   readonly keyId: string
 }
 
-const claimsSchema = z.object({ rid: z.string(), sub: z.string(), kid: z.string() })
+/** Ids end up in usage records and are bounded as they are there. */
+const id = z.string().min(1).max(256)
+const claimsSchema = z.object({ rid: id, sub: id, kid: id })
 
 /** Signs the claims with the edge's private key (Ed25519). `nowMs` is Unix time in milliseconds. */
 export function signServiceToken(
