@@ -4,7 +4,7 @@ import { signUsageRecord, type UsageRecord } from '#protocol/usage-record.ts'
 import type { RecordSpool } from './spool.ts'
 
 /** What one request used, as far as the request itself knows. */
-export type MeasuredUsage = Omit<
+type MeasuredUsage = Omit<
   UsageRecord,
   'version' | 'requestId' | 'tenantId' | 'keyId' | 'pool' | 'backendId'
 >

@@ -3,7 +3,7 @@ import type { AnswerDelta } from './answer.ts'
 import type { LogprobEntry } from './logprobs.ts'
 
 /** What all chunks of a stream, or the one object of an answer, have in common. */
-export interface CompletionHead {
+interface CompletionHead {
   readonly id: string
   /** Unix seconds. */
   readonly created: number

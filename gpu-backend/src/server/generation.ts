@@ -20,7 +20,7 @@ export interface GenerationContext {
   readonly running: RunningGeneration
   readonly answer: Answer
   readonly sink: AnswerSink
-  readonly body: ResponseBody
+  readonly body: Pick<ResponseBody, 'closedEarly' | 'onClose'>
   readonly acceptedAtMs: number
   readonly timings: Timings
   readonly now: () => number

@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert'
 import {
   contentText,
+  forcesToolCall,
   LIMITS,
   requestedMaxTokens,
   thinkingEnabled,
@@ -102,8 +103,7 @@ function refuseUnbuilt(request: ChatRequest): void {
   }
   const format = request.response_format?.type ?? 'text'
   if (format !== 'text') refuse('response_format', `"${format}" output`)
-  const choice = request.tool_choice
-  if (choice === 'required' || typeof choice === 'object') refuse('tool_choice', 'a forced call')
+  if (forcesToolCall(request)) refuse('tool_choice', 'a forced call')
   const strict = (request.tools ?? []).findIndex((tool) => tool.function.strict === true)
   if (strict >= 0) refuse(`tools[${strict}].function.strict`, 'a strict schema')
 }
