@@ -181,6 +181,15 @@ describe('security', () => {
     expect((await edge.request('/v1/usage', { headers: bearer(ADMIN_TOKEN) })).status).toBe(401)
   })
 
+  it('revokes no key under another tenant’s path', async () => {
+    const edge = await makeEdge()
+    const [mine, theirs] = [await edge.createTenant(), await edge.createTenant()]
+    const { key, keyId } = await edge.createKey(theirs)
+    const response = await edge.admin(`/tenants/${mine}/keys/${keyId}`, { method: 'DELETE' })
+    expect(response.status).toBe(404)
+    expect((await edge.request('/v1/usage', { headers: bearer(key) })).status).toBe(200)
+  })
+
   it('shows a tenant nothing of another’s usage', async () => {
     const edge = await makeEdge()
     const [mine, theirs] = [await edge.createTenant(), await edge.createTenant()]

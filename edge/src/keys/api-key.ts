@@ -42,7 +42,7 @@ export function formatApiKey(key: ApiKey): string {
 export function parseApiKey(text: string): ApiKey | null {
   const [, keyId, secret] = API_KEY.exec(text) ?? []
   if (keyId === undefined || secret === undefined) return null
-  return { tenantId: tenantOfKey(keyId), keyId, secret }
+  return { tenantId: keyId.slice(0, TENANT_LETTERS), keyId, secret }
 }
 
 export function isTenantId(text: string): boolean {
@@ -51,11 +51,6 @@ export function isTenantId(text: string): boolean {
 
 export function isKeyId(text: string): boolean {
   return KEY_ID.test(text)
-}
-
-/** Which tenant a well-formed key id belongs to. */
-export function tenantOfKey(keyId: string): string {
-  return keyId.slice(0, TENANT_LETTERS)
 }
 
 /**
