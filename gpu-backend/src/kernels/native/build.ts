@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
 /** Memory and thread checkers a test run can ask for; each is an addon of its own. */
-export type Sanitizer = 'address' | 'undefined' | 'thread'
+type Sanitizer = 'address' | 'undefined' | 'thread'
 
 export interface BuildOptions {
   /** Every `.cc` below it becomes part of the addon. */
@@ -27,11 +27,9 @@ export type NativeBuild = { readonly path: string } | { readonly reason: string 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
 const run = promisify(execFile)
 
-const compileFlags = [
-  ...['-std=c++20', '-O3', '-fPIC', '-fvisibility=hidden', '-pthread'],
-  // Sums are written in the order they are meant; only intrinsics fuse.
-  ...['-ffp-contract=off', '-fno-math-errno'],
-]
+/** No contraction: sums are written in the order they are meant, and only intrinsics fuse. */
+const compileFlags =
+  '-std=c++20 -O3 -fPIC -fvisibility=hidden -pthread -ffp-contract=off -fno-math-errno'.split(' ')
 const linkFlags = ['-shared', '-static-libstdc++', '-static-libgcc', '-pthread']
 const keptDays = 14
 
@@ -131,7 +129,8 @@ async function buildAddon(plan: BuildPlan, toolchain: Toolchain): Promise<string
     for (let next = missing.pop(); next !== undefined && failure === null; next = missing.pop()) {
       const { source, path } = next
       const what = relative(root, source)
-      failure ??= await produce(toolchain, ['-c', source], toolchain.flags, path, what)
+      const refused = await produce(toolchain, ['-c', source], toolchain.flags, path, what)
+      if (refused !== null) failure = refused
     }
   }
   await Promise.all(Array.from({ length: availableParallelism() }, worker))
