@@ -50,7 +50,7 @@ function compare(spec: TensorSpec, found: (TensorSpec & { readonly file: string 
  */
 function isUnusedDraftTensor(name: string, config: ModelConfig): boolean {
   if (!/^mtp\.\d+\./.test(name)) return false
-  return config.draftModule === 'dspark' || /^mtp\.\d+\.(emb[a-z_]*|head)\.weight$/.test(name)
+  return config.draftModule === 'dspark' || /^mtp\.\d+\.(emb.*|head\.weight)$/.test(name)
 }
 
 function missing(name: string): CheckpointError {

@@ -1,4 +1,5 @@
 import { byteSource } from './byte-source.ts'
+import { isSafeKey } from './key.ts'
 import {
   StoreError,
   type ByteRange,
@@ -14,13 +15,19 @@ import {
  */
 export type Fault = 'unavailable' | 'access_denied' | 'short_read' | 'bit_flip' | 'lost_reply'
 
+let storesMade = 0
+
 /** A store in memory that fails to order. Passes the same suite as the real ones. */
 export class MemoryStore implements Store {
-  readonly location = 'memory://test'
+  readonly location: string
   readonly objects = new Map<string, Uint8Array>()
   /** Calls so far; the next one has this number plus one. */
   callCount = 0
   readonly #faults = new Map<number, Fault>()
+
+  constructor() {
+    this.location = `memory://${++storesMade}`
+  }
 
   /** Makes call number `call` (1 is the first ever) go wrong. */
   failCall(call: number, fault: Fault): void {
@@ -28,12 +35,12 @@ export class MemoryStore implements Store {
   }
 
   async head(key: string, options?: StoreCallOptions): Promise<ObjectInfo> {
-    this.#begin(key, options)
+    this.#beginObject(key, options)
     return { key, sizeBytes: this.#require(key).length }
   }
 
   async getRange(key: string, range: ByteRange, options?: StoreCallOptions): Promise<Uint8Array> {
-    const fault = this.#begin(key, options)
+    const fault = this.#beginObject(key, options)
     const bytes = this.#require(key)
     const end = range.offset + range.length
     if (range.length <= 0 || range.offset < 0 || end > bytes.length) {
@@ -49,7 +56,7 @@ export class MemoryStore implements Store {
     content: Uint8Array | ByteSource,
     options?: StoreCallOptions,
   ): Promise<void> {
-    const fault = this.#begin(key, options)
+    const fault = this.#beginObject(key, options)
     const source = byteSource(content)
     const bytes = source.sizeBytes === 0 ? new Uint8Array(0) : await readAll(source)
     this.objects.set(key, fault === 'bit_flip' ? flipBit(bytes) : bytes)
@@ -62,6 +69,11 @@ export class MemoryStore implements Store {
       .filter(([key]) => key.startsWith(prefix))
       .map(([key, bytes]) => ({ key, sizeBytes: bytes.length }))
       .sort((a, b) => (a.key < b.key ? -1 : 1))
+  }
+
+  #beginObject(key: string, options?: StoreCallOptions): Fault | undefined {
+    if (isSafeKey(key)) return this.#begin(key, options)
+    throw new StoreError('rejected', key, `${JSON.stringify(key)} is not a usable key`)
   }
 
   #begin(key: string, options?: StoreCallOptions): Fault | undefined {

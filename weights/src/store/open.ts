@@ -28,6 +28,9 @@ function openS3(url: string, env: Environment): Store {
     throw new StoreError('rejected', url, `${url} is not s3://bucket or s3://bucket/prefix`)
   }
   const endpoint = env['AWS_ENDPOINT_URL_S3'] ?? env['AWS_ENDPOINT_URL']
+  if (endpoint !== undefined && !URL.canParse(endpoint)) {
+    throw new StoreError('rejected', url, `AWS_ENDPOINT_URL ${endpoint} is not a URL`)
+  }
   const region = env['AWS_REGION'] ?? env['AWS_DEFAULT_REGION']
   return openS3Store({
     bucket,

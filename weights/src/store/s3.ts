@@ -68,7 +68,7 @@ export function openS3Store(options: S3StoreOptions): Store {
     client,
     bucket,
     base: prefix === '' ? '' : `${prefix}/`,
-    location: prefix === '' ? `s3://${bucket}` : `s3://${bucket}/${prefix}`,
+    location: locationOf(options),
     partRetry: options.partRetry ?? defaultRetryPolicy,
   }
   return {
@@ -78,6 +78,12 @@ export function openS3Store(options: S3StoreOptions): Store {
     put: (key, content, call) => attempt(s3, key, () => put(s3, key, byteSource(content), call)),
     list: (keyPrefix, call) => attempt(s3, keyPrefix, () => list(s3, keyPrefix, call)),
   }
+}
+
+/** Of two stores with a bucket of one name, the endpoint says which. */
+function locationOf({ bucket, prefix, endpoint }: S3StoreOptions): string {
+  const url = prefix === '' ? `s3://${bucket}` : `s3://${bucket}/${prefix}`
+  return endpoint === undefined ? url : `${url} at ${new URL(endpoint).host}`
 }
 
 interface S3 {

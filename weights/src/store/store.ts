@@ -29,7 +29,10 @@ export interface ByteSource {
  * for or throws `StoreError`; it never returns fewer.
  */
 export interface Store {
-  /** For messages: `s3://bucket/prefix`, a path. Never holds credentials. */
+  /**
+   * `s3://bucket/prefix`, a path: for messages, never with credentials. Two stores of one location
+   * are one place.
+   */
   readonly location: string
   head(key: string, options?: StoreCallOptions): Promise<ObjectInfo>
   getRange(key: string, range: ByteRange, options?: StoreCallOptions): Promise<Uint8Array>

@@ -1,4 +1,4 @@
-import { parseModelConfig } from '../layout/config.ts'
+import { parseModelConfig, type ModelConfig } from '../layout/config.ts'
 import { tensorBytes, tensorInventory, type TensorSpec } from '../layout/inventory.ts'
 import { writeSafetensors } from '../safetensors.ts'
 import { configFileName, encoderFileName, indexFileName, tokenizerFileName } from '../released.ts'
@@ -20,9 +20,20 @@ export async function writeToy(store: Store, options?: StoreCallOptions): Promis
 }
 
 /** The toy's files, made as they are asked for. */
-export function* toyFiles(): Generator<readonly [name: string, bytes: Uint8Array]> {
-  const specs = tensorInventory(parseModelConfig(toyConfig))
-  const shards = Map.groupBy(specs, (spec) => shardNumber(spec.name))
+export function toyFiles(): Generator<readonly [name: string, bytes: Uint8Array]> {
+  return releaseFiles(toyConfig)
+}
+
+/**
+ * A release in the toy's manner for any small `config.json`; tests that publish a hundred times want
+ * less than eight megabytes. Two of eight experts a token, and 274 ids or more.
+ */
+export function* releaseFiles(
+  configJson: unknown,
+): Generator<readonly [name: string, bytes: Uint8Array]> {
+  const config = parseModelConfig(configJson)
+  const specs = tensorInventory(config)
+  const shards = Map.groupBy(specs, (spec) => shardNumber(spec.name, config.layerCount))
   const weightMap: Record<string, string> = {}
   for (const [number, members] of [...shards].sort(([a], [b]) => a - b)) {
     const name = shardName(number, shards.size)
@@ -31,27 +42,29 @@ export function* toyFiles(): Generator<readonly [name: string, bytes: Uint8Array
   }
   const totalBytes = specs.reduce((sum, spec) => sum + tensorBytes(spec), 0)
   yield [indexFileName, json({ metadata: { total_size: totalBytes }, weight_map: weightMap })]
-  yield [configFileName, json(toyConfig)]
-  yield ['generation_config.json', json(generationConfig)]
-  yield [tokenizerFileName, json(toyTokenizer(toyConfig.vocab_size))]
-  yield ['tokenizer_config.json', json(toyTokenizerConfig(toyConfig.max_position_embeddings))]
+  yield [configFileName, json(configJson)]
+  yield ['generation_config.json', json(generationConfig(config))]
+  yield [tokenizerFileName, json(toyTokenizer(config.vocabSize))]
+  yield ['tokenizer_config.json', json(toyTokenizerConfig(config.maxPositionEmbeddings))]
   yield [encoderFileName, new TextEncoder().encode(toyEncoderSource)]
 }
 
-const generationConfig = {
-  bos_token_id: toyConfig.bos_token_id,
-  eos_token_id: toyConfig.eos_token_id,
-  do_sample: true,
-  temperature: 1,
-  top_p: 1,
+function generationConfig(config: ModelConfig): unknown {
+  return {
+    bos_token_id: config.bosTokenId,
+    eos_token_id: config.eosTokenId,
+    do_sample: true,
+    temperature: 1,
+    top_p: 1,
+  }
 }
 
 /** Counted from 1, as released: embedding, a shard a layer, head and norms, draft block. */
-function shardNumber(name: string): number {
+function shardNumber(name: string, layerCount: number): number {
   const layer = /^layers\.(\d+)\./.exec(name)?.[1]
   if (layer !== undefined) return Number(layer) + 2
   if (name === 'embed.weight') return 1
-  return toyConfig.num_hidden_layers + (name.startsWith('mtp.') ? 3 : 2)
+  return layerCount + (name.startsWith('mtp.') ? 3 : 2)
 }
 
 function shardName(number: number, shardCount: number): string {
