@@ -1,5 +1,4 @@
 import type { Tensor } from '../device/tensor.ts'
-import type { OpCheck } from './check.ts'
 import type { ReferenceMemory } from './reference-memory.ts'
 
 /**
@@ -68,13 +67,4 @@ export class EntryPages {
     if (page < 0) throw new RangeError(`slot ${slot} has no page for entry ${index}`)
     return (page * this.#perPage + (index % this.#perPage)) * this.width
   }
-}
-
-export function checkBatch(check: OpCheck, batch: Batch, rows: number): void {
-  check.i32('tokens', batch.tokens, [rows])
-  check.i32('rows', batch.rows, [rows, rowFieldCount])
-  check.that(
-    batch.pages.dtype === 'i32' && batch.pages.shape.length === 2,
-    'the page table is i32 [slots, pages a sequence]',
-  )
 }

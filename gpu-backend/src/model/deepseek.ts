@@ -123,10 +123,9 @@ export class DeepSeekModel implements Model {
   }
 
   close(): void {
-    const { device, cache, scratch, frequencies } = this.#machine
+    const { device, cache, scratch } = this.#machine
     cache.close()
     scratch.close()
-    for (const { buffer } of Object.values(frequencies)) device.free(buffer)
     for (const buffer of this.#buffers) device.free(buffer)
     this.#sequences.clear()
   }

@@ -3,6 +3,8 @@ export type ModelErrorCode =
   | 'cache_full'
   /** A sequence longer than the model's context, or longer than it reserved. */
   | 'context_exceeded'
+  /** A config whose dimensions the kernels cannot take. */
+  | 'shape_unsupported'
   /** The checkpoint is sound but does not fit what the model needs of it. */
   | 'weights_mismatch'
 

@@ -1,3 +1,4 @@
+import { strict as assert } from 'node:assert'
 import type { Device } from '../device/device.ts'
 import { type LinearWeight, reshape, rowCount, type Tensor } from '../device/tensor.ts'
 import { attention, type CompressedKeys } from '../kernels/attention/attention.ts'
@@ -21,7 +22,13 @@ import { route } from '../kernels/route/route.ts'
 import type { Cache, CompressorCache, LayerCache } from './cache.ts'
 import type { Scratch } from './scratch.ts'
 import { type ModelShape, poolSpan } from './shape.ts'
-import type { CompressorWeights, LayerWeights, MixWeights, ModelWeights } from './weights.ts'
+import type {
+  AttentionWeights,
+  CompressorWeights,
+  LayerWeights,
+  MixWeights,
+  ModelWeights,
+} from './weights.ts'
 
 // The forward pass of one step: prefill chunks and decode tokens of any number of sequences, all
 // rows at once. Rows meet only in `compress`, `index-select` and `attention`, and there only rows
@@ -34,7 +41,6 @@ export interface Machine {
   readonly weights: ModelWeights
   readonly cache: Cache
   readonly scratch: Scratch
-  readonly frequencies: { readonly plain: Tensor; readonly yarn: Tensor }
   readonly quantise: boolean
 }
 
@@ -62,7 +68,7 @@ export function runLayers(machine: Machine, batch: Batch, tap: ForwardTap | null
   let pending: StreamUpdate | null = null
   for (const [index, layer] of weights.layers.entries()) {
     const layerCache = cache.layers[index]
-    if (layerCache === undefined) throw new RangeError(`layer ${index} has no cache`)
+    assert(layerCache !== undefined, `layer ${index} has a cache`)
     const watch = tap === null ? null : { tap, index }
     pending = runLayer(machine, { layer, cache: layerCache, batch, streams, pending, watch })
     if (tap?.onLayer === undefined) continue
@@ -106,7 +112,7 @@ export interface DraftSource {
 export function runDraft(machine: Machine, batch: Batch, source: DraftSource): LayersOutput {
   const { device, shape, weights, cache, scratch, quantise } = machine
   const { draft } = weights
-  if (draft === null || cache.draft === null) throw new RangeError('the draft block is not loaded')
+  assert(draft !== null && cache.draft !== null, 'the draft block was loaded')
   const rows = rowCount(batch.tokens)
   const { streamCount, hiddenSize } = shape
   const { activations } = device.formats
@@ -206,13 +212,13 @@ function runAttention(machine: Machine, step: LayerStep, input: Tensor): Tensor 
   const { device, shape, scratch, quantise } = machine
   const { layer, cache, batch } = step
   const { attention: weights } = layer
-  const { headCount, headDim, queryRank, outputGroups, outputRank, normEps: eps } = shape
+  const { headCount, headDim, queryRank, normEps: eps } = shape
   const rows = rowCount(input)
   const take = (name: string, extents: readonly number[]): Tensor =>
     scratch.take(name, device.formats.activations, extents)
 
-  const frequencies =
-    layer.shape.kind === 'swa' ? machine.frequencies.plain : machine.frequencies.yarn
+  const { plain, yarn } = machine.weights.frequencies
+  const frequencies = layer.shape.kind === 'swa' ? plain : yarn
   const queryLatent = take('query latent', [rows, queryRank])
   const keys = take('keys', [rows, headDim])
   const main = rawRows(machine, weights.compressor, rows, 'main')
@@ -246,6 +252,7 @@ function runAttention(machine: Machine, step: LayerStep, input: Tensor): Tensor 
 
   if (main !== null) pool(machine, step, main, cache.compressor, 'keys')
   if (index !== null) pool(machine, step, index, cache.index, 'index')
+  const compressed = compressedKeys(machine, step, choice)
   const attended = take('attended', [rows, headCount, headDim])
   attention(device, {
     queries,
@@ -255,19 +262,30 @@ function runAttention(machine: Machine, step: LayerStep, input: Tensor): Tensor 
     pages: batch.pages,
     window: cache.window.tensor,
     windowSize: shape.windowSize,
-    compressed: compressedKeys(machine, step, choice),
+    compressed,
     scale: headDim ** -0.5,
     output: attended,
   })
+  return projectOutput(machine, weights, reshape(attended, flatHeads))
+}
 
-  const grouped = take('grouped', [rows, outputGroups * outputRank])
+/** Each group of heads through its own narrow projection, and all of them back to the model's width. */
+function projectOutput(
+  { device, shape, scratch, quantise }: Machine,
+  weights: AttentionWeights,
+  heads: Tensor,
+): Tensor {
+  const { outputGroups, outputRank, hiddenSize } = shape
+  const rows = rowCount(heads)
+  const { activations } = device.formats
+  const grouped = scratch.take('grouped', activations, [rows, outputGroups * outputRank])
   groupedLinear(device, {
-    input: reshape(attended, flatHeads),
+    input: heads,
     weight: weights.outputA,
     groups: outputGroups,
     output: grouped,
   })
-  const output = take('attention output', [rows, shape.hiddenSize])
+  const output = scratch.take('attention output', activations, [rows, hiddenSize])
   linear(device, { input: grouped, quantise, parts: [{ weight: weights.outputB, output }] })
   return output
 }
@@ -300,13 +318,13 @@ function rawRows(
 
 /** Completed blocks become entries; the rest stays in the rings. */
 function pool(
-  { device, shape, frequencies, quantise }: Machine,
+  { device, shape, weights: { frequencies }, quantise }: Machine,
   { layer, batch }: LayerStep,
   { weights, values, scores }: RawRows,
   cache: CompressorCache | null,
   use: 'keys' | 'index',
 ): void {
-  if (cache === null) throw new RangeError(`${layer.shape.name} compresses into no cache`)
+  assert(cache !== null, `${layer.shape.name} has a cache to compress into`)
   const { ape, norm } = weights
   compress(device, {
     values,
@@ -355,7 +373,7 @@ function indexParts(machine: Machine, { layer }: LayerStep, rows: number): Index
 
 /** The compressed side of the layer's attention: nothing, every visible entry, or the picked ones. */
 function compressedKeys(
-  { device, shape, scratch, frequencies, quantise }: Machine,
+  { device, shape, scratch, weights: { frequencies }, quantise }: Machine,
   { layer, cache, batch, watch }: LayerStep,
   choice: IndexParts | null,
 ): CompressedKeys | null {

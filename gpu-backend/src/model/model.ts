@@ -1,15 +1,13 @@
 import type { Device } from '../device/device.ts'
-import type { Tensor } from '../device/tensor.ts'
 import { Cache, type CacheLimits } from './cache.ts'
 import { DeepSeekModel } from './deepseek.ts'
 import type { ForwardTap } from './forward.ts'
-import { ropeFrequencies } from './rope.ts'
 import { Scratch } from './scratch.ts'
 import { type ModelShape, modelShape } from './shape.ts'
 import type { WeightSource } from './weight-placer.ts'
 import { loadWeights } from './weights.ts'
 
-export { ModelError, type ModelErrorCode } from './error.ts'
+export { ModelError } from './error.ts'
 
 /** `off`: activations and caches stay at full precision. `on`: rounded as the weights were trained. */
 export type Quantisation = 'off' | 'on'
@@ -113,7 +111,6 @@ export async function loadModel(
     ...(signal === undefined ? {} : { signal }),
     ...(onProgress === undefined ? {} : { onProgress }),
   })
-  const { plain, yarn } = ropeFrequencies(checkpoint.config)
   const limits = { ...defaultLimits, ...options.cache }
   return new DeepSeekModel(
     {
@@ -122,15 +119,8 @@ export async function loadModel(
       weights,
       cache: new Cache(device, shape, { limits, draft: weights.draft !== null }),
       scratch: new Scratch(device),
-      frequencies: { plain: placeF32(device, 'rope', plain), yarn: placeF32(device, 'yarn', yarn) },
       quantise: options.quantisation === 'on',
     },
     buffers,
   )
-}
-
-function placeF32(device: Device, label: string, values: Float32Array): Tensor {
-  const buffer = device.alloc(values.byteLength, label)
-  device.write(buffer, 0, new Uint8Array(values.buffer, values.byteOffset, values.byteLength))
-  return { buffer, byteOffset: 0, dtype: 'f32', shape: [values.length] }
 }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { parseModelConfig } from '#weights/layout/config.ts'
 import { toyConfig } from '#weights/toy/config.ts'
+import { ModelError } from './error.ts'
 import { modelShape } from './shape.ts'
 
 const config = parseModelConfig(toyConfig)
@@ -30,13 +31,15 @@ describe('modelShape', () => {
     expect(modelShape({ ...config, mtpLayerCount: 0 }).mtp).toBeNull()
   })
 
-  it('refuses dimensions the kernels could not take', () => {
-    expect(() => modelShape({ ...config, queryRank: 96 })).toThrow(
-      'queryRank 96 is a positive multiple of 128',
-    )
-    expect(() => modelShape({ ...config, compressRatios: [0, 4, 48, 4, 128] })).toThrow(
-      'layers.2: ratio 48 divides the 256 tokens of a cache page',
-    )
-    expect(() => modelShape({ ...config, expertDtype: null })).toThrow('expert dtype is settled')
+  it.each([
+    [{ queryRank: 96 }, 'the query rank, 96, is no multiple of 128'],
+    [{ outputGroups: 3 }, 'the number of heads, 4, is no multiple of 3'],
+    [
+      { compressRatios: [0, 4, 48, 4, 128] },
+      'layers.2 pools 48 tokens, which 256 are no multiple of',
+    ],
+  ])('refuses %o', (change, fault) => {
+    const error = new ModelError('shape_unsupported', `this model cannot be run: ${fault}`)
+    expect(() => modelShape({ ...config, ...change })).toThrow(error)
   })
 })

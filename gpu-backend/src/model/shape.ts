@@ -1,5 +1,7 @@
 import { strict as assert } from 'node:assert'
 import type { ExpertDtype, ModelConfig } from '#weights/layout/config.ts'
+import { pageTokens } from '../kernels/batch.ts'
+import { ModelError } from './error.ts'
 
 /**
  * How a layer attends: `swa` to its sliding window only, `csa` also to compressed entries that an
@@ -69,8 +71,8 @@ export function poolSpan(kind: LayerKind): number {
 }
 
 /**
- * Names the dimensions of a checked config and asserts the relations the kernels lean on. A config
- * that breaks one was let through by mistake: `parseModelConfig` refuses such files.
+ * Names the dimensions of a parsed config. Throws `ModelError` `shape_unsupported` where they break
+ * a relation the kernels lean on and `parseModelConfig` does not look at.
  */
 export function modelShape(config: ModelConfig): ModelShape {
   assert(config.expertDtype !== null, 'the expert dtype is settled before a model is shaped')
@@ -105,7 +107,7 @@ export function modelShape(config: ModelConfig): ModelShape {
     routedScalingFactor: config.routedScalingFactor,
     swigluLimit: config.swigluLimit,
   }
-  assertRelations(shape)
+  checkRelations(shape)
   return Object.freeze(shape)
 }
 
@@ -122,27 +124,32 @@ function mtpShape(config: ModelConfig): LayerShape | null {
   return { name: 'mtp.0', kind: 'swa', ratio: 0, routing: 'learned' }
 }
 
-function assertRelations(shape: ModelShape): void {
-  const multiple = (name: keyof ModelShape, of: number): void => {
-    const value = Number(shape[name])
-    assert(value > 0 && value % of === 0, `${name} ${value} is a positive multiple of ${of}`)
-  }
-  // Activations are quantised 128 at a time, keys 64, index keys 32.
-  for (const name of ['hiddenSize', 'queryRank', 'expertWidth'] as const) multiple(name, 128)
-  multiple('plainDim', 64)
-  multiple('ropeDim', 2)
-  multiple('indexHeadDim', 32)
-  multiple('headCount', shape.outputGroups)
+/** Blocks that share a scale, groups and pages may not be cut; a config that does is refused. */
+function checkRelations(shape: ModelShape): void {
   const grouped = shape.outputGroups * shape.outputRank
-  assert.equal(grouped % 128, 0, `outputGroups × outputRank ${grouped} is a multiple of 128`)
-  assert(shape.indexHeadDim >= shape.ropeDim, 'an index head is at least as wide as its rotation')
-  assert(shape.expertsPerToken <= shape.expertCount, 'a token has no more experts than there are')
-  for (const layer of shape.layers) {
-    assert(layer.ratio <= 256 && (layer.ratio === 0 || 256 % layer.ratio === 0), pageRule(layer))
+  const relations: readonly (readonly [string, number, number])[] = [
+    // Activations are rounded 128 at a time, keys 64, index keys 32; rotation takes pairs.
+    ['hidden size', shape.hiddenSize, 128],
+    ['query rank', shape.queryRank, 128],
+    ['expert width', shape.expertWidth, 128],
+    ['output groups × rank', grouped, 128],
+    ['unrotated part of a head', shape.plainDim, 64],
+    ['rotated part of a head', shape.ropeDim, 2],
+    ['index head', shape.indexHeadDim, 32],
+    ['number of heads', shape.headCount, shape.outputGroups],
+  ]
+  for (const [name, value, unit] of relations) {
+    refuseUnless(
+      value > 0 && value % unit === 0,
+      `the ${name}, ${value}, is no multiple of ${unit}`,
+    )
+  }
+  for (const { name, ratio } of shape.layers) {
+    const fits = ratio === 0 || pageTokens % ratio === 0
+    refuseUnless(fits, `${name} pools ${ratio} tokens, which ${pageTokens} are no multiple of`)
   }
 }
 
-/** A page of the cache holds the entries of 256 tokens, so blocks may not straddle pages. */
-function pageRule(layer: LayerShape): string {
-  return `${layer.name}: ratio ${layer.ratio} divides the 256 tokens of a cache page`
+function refuseUnless(holds: boolean, fault: string): void {
+  if (!holds) throw new ModelError('shape_unsupported', `this model cannot be run: ${fault}`)
 }

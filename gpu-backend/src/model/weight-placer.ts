@@ -61,6 +61,14 @@ export class WeightPlacer {
     return this.#single(name, 'f32', shape)
   }
 
+  /** A small table that is worked out, not loaded. */
+  computed(label: string, values: Float32Array): Tensor {
+    const tensor = this.#alloc(label, 'f32', [values.length])
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    this.#device?.write(tensor.buffer, 0, bytes)
+    return tensor
+  }
+
   /** I64 in the checkpoint, i32 here: the values are below the number of experts. */
   ids(name: string, shape: readonly number[]): Tensor {
     this.#require(name, 'I64', shape)

@@ -4,6 +4,7 @@ import type { Device } from '../device/device.ts'
 import type { DeviceBuffer, LinearWeight, Tensor } from '../device/tensor.ts'
 import type { ExpertWeights } from '../kernels/experts/experts.ts'
 import type { ExpertChoice } from '../kernels/route/route.ts'
+import { ropeFrequencies } from './rope.ts'
 import { type LayerShape, type ModelShape, poolSpan } from './shape.ts'
 import { WeightPlacer, type WeightSource } from './weight-placer.ts'
 
@@ -72,6 +73,8 @@ export interface ModelWeights {
   readonly layers: readonly LayerWeights[]
   readonly contraction: MixWeights
   readonly head: LinearWeight
+  /** Angles a position, f32 `[ropeDim ÷ 2]`: computed, not loaded. */
+  readonly frequencies: { readonly plain: Tensor; readonly yarn: Tensor }
   readonly draft: DraftWeights | null
 }
 
@@ -93,10 +96,10 @@ export async function loadWeights(
 ): Promise<LoadedWeights> {
   const { mtp, ...loading } = options
   const dry = new WeightPlacer(source, null)
-  describeModel(dry, shape, mtp)
+  describeModel(dry, source, shape, mtp)
   const placer = new WeightPlacer(source, device)
   try {
-    const weights = describeModel(placer, shape, mtp)
+    const weights = describeModel(placer, source, shape, mtp)
     await loadTensors(source, {
       ...loading,
       names: placer.names,
@@ -109,13 +112,23 @@ export async function loadWeights(
   }
 }
 
-function describeModel(placer: WeightPlacer, shape: ModelShape, mtp: boolean): ModelWeights {
+function describeModel(
+  placer: WeightPlacer,
+  { config }: WeightSource,
+  shape: ModelShape,
+  mtp: boolean,
+): ModelWeights {
   const { vocabSize, hiddenSize } = shape
+  const { plain, yarn } = ropeFrequencies(config)
   return {
     embedding: placer.bf16('embed.weight', [vocabSize, hiddenSize]),
     layers: shape.layers.map((layer) => describeLayer(placer, shape, layer)),
     contraction: describeContraction(placer, shape, ''),
     head: { weight: placer.bf16('head.weight', [vocabSize, hiddenSize]), scale: null },
+    frequencies: {
+      plain: placer.computed('plain frequencies', plain),
+      yarn: placer.computed('yarn frequencies', yarn),
+    },
     draft: mtp && shape.mtp !== null ? describeDraft(placer, shape, shape.mtp) : null,
   }
 }
