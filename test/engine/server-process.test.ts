@@ -1,0 +1,151 @@
+import { spawn, type ChildProcess } from 'node:child_process'
+import { join } from 'node:path'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import {
+  backendEnv,
+  callerOf,
+  makeServiceKeys,
+  parseStream,
+  publishToy,
+  startFakeEdge,
+  type FakeEdge,
+  type ServiceKeys,
+} from '../support/gpu-backend.ts'
+import { makeScratch, type Scratch } from '../support/scratch.ts'
+
+const main = new URL('../../gpu-backend/src/main.ts', import.meta.url).pathname
+
+let scratch: Scratch
+let keys: ServiceKeys
+let checkpoint: string
+let edge: FakeEdge
+const children: ChildProcess[] = []
+
+beforeAll(async () => {
+  scratch = await makeScratch('process')
+  keys = await makeServiceKeys()
+  checkpoint = await publishToy(scratch.path)
+  edge = await startFakeEdge(keys)
+})
+
+afterEach(() => {
+  for (const child of children.splice(0)) child.kill('SIGKILL')
+})
+
+afterAll(async () => {
+  await edge?.close()
+  await scratch?.remove()
+})
+
+interface Process {
+  readonly child: ChildProcess
+  readonly output: { stdout: string; stderr: string }
+  readonly ended: Promise<number | NodeJS.Signals | null>
+  /** The URL, once the event has been printed. */
+  readonly told: (event: 'listening' | 'ready') => Promise<string>
+}
+
+function start(env: Record<string, string>): Process {
+  const child = spawn(process.execPath, [main], { env, stdio: ['ignore', 'pipe', 'pipe'] })
+  children.push(child)
+  const output = { stdout: '', stderr: '' }
+  child.stdout.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
+  child.stderr.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))
+  return {
+    child,
+    output,
+    ended: new Promise((resolve) => child.on('close', (code, signal) => resolve(signal ?? code))),
+    told: async (event) => {
+      const line = new RegExp(`^\\{"event":"${event}","url":"([^"]+)"\\}$`, 'm')
+      await expect.poll(() => output.stdout, { timeout: 20_000 }).toMatch(line)
+      return line.exec(output.stdout)?.[1] ?? ''
+    },
+  }
+}
+
+const envWith = (name: string, changes: Record<string, string> = {}): Record<string, string> =>
+  backendEnv({
+    keys,
+    checkpoint,
+    spoolDir: join(scratch.path, name),
+    edgeUrl: edge.url,
+    changes,
+  })
+
+describe('the process', () => {
+  it('says which setting is missing, in one line, and exits with 2', async () => {
+    const { SLUICE_POOL: _, ...env } = envWith('missing')
+    const { ended, output } = start(env)
+    expect(await ended).toBe(2)
+    expect(output).toEqual({
+      stdout: '',
+      stderr:
+        'gpu-backend: SLUICE_POOL is required: the pool this backend serves, as the edge calls it\n',
+    })
+  })
+
+  it('exits with 1 when there is no checkpoint to serve, and says where it looked', async () => {
+    const { ended, output } = start(
+      envWith('nowhere', { SLUICE_CHECKPOINT: join(scratch.path, 'nothing-here') }),
+    )
+    expect(await ended).toBe(1)
+    expect(output.stderr).toContain('"event":"engine_failed"')
+    expect(output.stderr).toContain('nothing-here')
+  })
+
+  it('answers from the start, finishes what runs when told to stop, and exits with 0', async () => {
+    const { child, ended, told, output } = start(envWith('stopping'))
+    const url = await told('listening')
+    expect((await fetch(`${url}/health`)).status).toBe(200)
+    expect(await told('ready')).toBe(url)
+    const response = await callerOf(url, keys).chat(
+      { max_tokens: 60, stream: true },
+      { requestId: 'req_stopping' },
+    )
+    child.kill('SIGTERM')
+    expect(parseStream(await response.text()).events.at(-1)).toBe('[DONE]')
+    expect(await ended).toBe(0)
+    expect(edge.records.map((record) => record.requestId)).toContain('req_stopping')
+    expect(output.stderr).toContain('"event":"stopping","signal":"SIGTERM"')
+  })
+
+  it('gives up at the end of the grace time, with a typed error and a record', async () => {
+    const { child, ended, told } = start(envWith('impatient', { SLUICE_SHUTDOWN_GRACE_MS: '50' }))
+    const url = await told('ready')
+    const response = await callerOf(url, keys).chat(
+      { max_tokens: 3000, stream: true },
+      { requestId: 'req_cut' },
+    )
+    child.kill('SIGINT')
+    const { events } = parseStream(await response.text())
+    expect(events.at(-1)).toMatchObject({ error: { code: 'server_is_overloaded' } })
+    expect(await ended).toBe(0)
+    expect(edge.records.find((record) => record.requestId === 'req_cut')).toMatchObject({
+      outcome: 'failed',
+    })
+  })
+
+  it('brings every record to the edge that it had promised before it was killed', async () => {
+    edge.accepting = false
+    const first = start(envWith('killed'))
+    const before = callerOf(await first.told('ready'), keys)
+    const ids = ['req_k1', 'req_k2', 'req_k3']
+    for (const requestId of ids) {
+      const response = await before.chat({ max_tokens: 2, stream: true }, { requestId })
+      expect(parseStream(await response.text()).events.at(-1)).toBe('[DONE]')
+    }
+    first.child.kill('SIGKILL')
+    expect(await first.ended).toBe('SIGKILL')
+
+    const second = start(envWith('killed'))
+    const after = callerOf(await second.told('ready'), keys)
+    // Not pushed yet, so the id is known to be used, and a second answer under it refused.
+    expect((await after.chat({ max_tokens: 1 }, { requestId: 'req_k2' })).status).toBe(400)
+    edge.accepting = true
+    const arrived = (): string[] =>
+      edge.records.map((record) => record.requestId).filter((id) => id.startsWith('req_k'))
+    await expect.poll(arrived, { timeout: 20_000 }).toEqual(ids)
+    second.child.kill('SIGTERM')
+    expect(await second.ended).toBe(0)
+  })
+})
