@@ -34,7 +34,7 @@ function digests(files: ReadonlyMap<string, Uint8Array>): readonly string[] {
 
 async function publishTo(target: MemoryStore, source = storeOf(released)): Promise<PublishReport> {
   const from = await openReleased(source, { retry: singleAttempt })
-  return publish(from, target, { modelId: 'deepseek-v4-toy' })
+  return publish(from, target, { modelId: 'deepseek-v4-toy', retry: singleAttempt })
 }
 
 /** Digest over every tensor in the order of their names. */

@@ -17,8 +17,8 @@ import type { Store } from './store/store.ts'
 import { findObject, readWhole, requireObject } from './store/whole.ts'
 import { parseJson } from './strict-json.ts'
 
-export { loadTensors, type LoadOptions, type LoadReport } from './load.ts'
-export type { Manifest, ManifestTensor, PromptConstants } from './manifest.ts'
+export { loadTensors, type LoadOptions } from './load.ts'
+export type { Manifest, ManifestTensor } from './manifest.ts'
 
 /** Largest file `readFile` brings into memory whole; tokenizers have eight megabytes. */
 const readFileBytesMax = 128 * 2 ** 20
@@ -49,7 +49,8 @@ export async function openCheckpoint(
   const { retry = defaultRetryPolicy, ...call } = options
   const store = withRetry(rawStore, retry)
   const manifest = parseManifest(await readManifest(store, call))
-  await eachLimited(manifest.files, 8, (file) => checkFileSize(store, file, call))
+  const sizes = { items: manifest.files, limit: 8, signal: call.signal }
+  await eachLimited(sizes, (file, signal) => checkFileSize(store, file, signal))
   const readFile: Checkpoint['readFile'] = (name, readOptions) =>
     readVerified(store, manifest, name, readOptions ?? {})
   const config = await readConfig(manifest, readFile, call)
@@ -83,12 +84,8 @@ async function readConfig(
 }
 
 /** A truncated or replaced shard shows before the first of its bytes is read. */
-async function checkFileSize(
-  store: Store,
-  file: ManifestFile,
-  call: { readonly signal?: AbortSignal },
-): Promise<void> {
-  const { sizeBytes } = await requireObject(store, file.name, call)
+async function checkFileSize(store: Store, file: ManifestFile, signal: AbortSignal): Promise<void> {
+  const { sizeBytes } = await requireObject(store, file.name, { signal })
   if (sizeBytes === file.sizeBytes) return
   throw new CheckpointError(
     'file_size',

@@ -32,11 +32,12 @@ export async function digestRelease(
 ): Promise<ReleaseDigests> {
   const files = new Map<string, ManifestFile>()
   const digests = new Map<string, string>()
-  await eachLimited([...released.files, ...released.shards], filesAtOnce, async (file) => {
-    const shard = released.shards.includes(file)
-    const sha256 = shard
-      ? await digestShard(released, file, { ...options, digests })
-      : await digestObject(released.store, file, options)
+  const items = [...released.files, ...released.shards]
+  const run = { items, limit: filesAtOnce, signal: options.signal }
+  await eachLimited(run, async (file, signal) => {
+    const sha256 = released.shards.includes(file)
+      ? await digestShard(released, file, { ...options, signal, digests })
+      : await digestObject(released.store, file, { ...options, signal })
     files.set(file.key, { name: file.key, sizeBytes: file.sizeBytes, sha256 })
   })
   const tensors = [...released.tensors.values()]

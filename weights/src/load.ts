@@ -97,7 +97,6 @@ class Load<T extends TensorLocation> {
   readonly #source: TensorSource<T>
   readonly #options: LoadOptions<T>
   readonly #assembler = new TensorAssembler<T>()
-  readonly #stop = new AbortController()
   #doneBytes = 0
 
   constructor(source: TensorSource<T>, options: LoadOptions<T>, tensors: readonly T[]) {
@@ -106,23 +105,9 @@ class Load<T extends TensorLocation> {
     this.totalBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
   }
 
-  async run(ranges: readonly ReadRange<T>[], concurrency: number): Promise<void> {
-    const { signal } = this.#options
-    const signals = [this.#stop.signal, ...(signal === undefined ? [] : [signal])]
-    const either = AbortSignal.any(signals)
-    try {
-      await eachLimited(ranges, concurrency, async (range) => {
-        try {
-          await this.#readRange(range, either)
-        } catch (error) {
-          this.#stop.abort(error)
-          throw error
-        }
-      })
-    } catch (error) {
-      // The first failure is kept as the reason; others are its echo, reads cut off by the abort.
-      throw this.#stop.signal.aborted ? this.#stop.signal.reason : error
-    }
+  async run(ranges: readonly ReadRange<T>[], limit: number): Promise<void> {
+    const run = { items: ranges, limit, signal: this.#options.signal }
+    await eachLimited(run, (range, signal) => this.#readRange(range, signal))
     assert(this.#doneBytes === this.totalBytes, 'every tensor was delivered')
   }
 

@@ -21,6 +21,7 @@ import {
   type ReleasedCheckpoint,
 } from './released.ts'
 import { byteSource, objectSource } from './store/byte-source.ts'
+import { defaultRetryPolicy, withRetry, type RetryPolicy } from './store/retry.ts'
 import type { ByteSource, Store, StoreCallOptions } from './store/store.ts'
 import { findObject, readWhole } from './store/whole.ts'
 
@@ -28,6 +29,8 @@ const encoderBytesMax = 4 * 2 ** 20
 
 export interface PublishOptions extends StoreCallOptions {
   readonly modelId: string
+  /** For calls to the target; the release brings its own. */
+  readonly retry?: RetryPolicy
   readonly onProgress?: (progress: PublishProgress) => void
 }
 
@@ -64,10 +67,11 @@ export function knownModelId(config: ModelConfig): string | undefined {
  */
 export async function publish(
   released: ReleasedCheckpoint,
-  target: Store,
+  rawTarget: Store,
   options: PublishOptions,
 ): Promise<PublishReport> {
-  const { modelId, onProgress, ...call } = options
+  const { modelId, onProgress, retry = defaultRetryPolicy, ...call } = options
+  const target = withRetry(rawTarget, retry)
   const everything = [...released.files, ...released.shards]
   const totalBytes = everything.reduce((sum, file) => sum + file.sizeBytes, 0)
   const digests = await digestRelease(released, {

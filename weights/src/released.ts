@@ -53,8 +53,9 @@ export async function openReleased(
   const index = parseIndex(await readWhole(store, indexFileName, indexBytesMax, call))
   const shardNames = [...new Set(index.values())].sort()
   const read = new Map<string, { info: ObjectInfo; entries: readonly SafetensorsEntry[] }>()
-  await eachLimited(shardNames, 8, async (shard) => {
-    read.set(shard, await readShard(store, shard, call))
+  const run = { items: shardNames, limit: 8, signal: call.signal }
+  await eachLimited(run, async (shard, signal) => {
+    read.set(shard, await readShard(store, shard, { signal }))
   })
   const tensors = new Map<string, TensorLocation>()
   const shards: ObjectInfo[] = []

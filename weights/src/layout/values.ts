@@ -30,16 +30,20 @@ export function checkTensorValues(
   }
 }
 
-/** bf16 with an exponent of all ones. */
+/** An exponent of all ones, in 16 bits (bf16) or 32. Indexed loops: iterators cost ten times as much. */
 function hasNonFinite16(bytes: Uint8Array): boolean {
   const words = new Uint16Array(aligned(bytes, 2), 0, bytes.length / 2)
-  for (const word of words) if ((word & 0x7f80) === 0x7f80) return true
+  for (let index = 0; index < words.length; index++) {
+    if (((words[index] ?? 0) & 0x7f80) === 0x7f80) return true
+  }
   return false
 }
 
 function hasNonFinite32(bytes: Uint8Array): boolean {
   const words = new Uint32Array(aligned(bytes, 4), 0, bytes.length / 4)
-  for (const word of words) if ((word & 0x7f80_0000) === 0x7f80_0000) return true
+  for (let index = 0; index < words.length; index++) {
+    if (((words[index] ?? 0) & 0x7f80_0000) === 0x7f80_0000) return true
+  }
   return false
 }
 

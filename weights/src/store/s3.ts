@@ -25,8 +25,6 @@ import {
   type StoreCallOptions,
 } from './store.ts'
 
-/** Larger objects go up in parts of this size; S3 takes ten thousand of them. */
-const partBytes = 64 * 2 ** 20
 const partsAtOnce = 4
 
 export interface S3StoreOptions {
@@ -44,6 +42,10 @@ export interface S3StoreOptions {
     readonly secretAccessKey: string
     readonly sessionToken?: string
   }
+  /** A connection on which nothing arrives for so long is given up; 30 seconds. */
+  readonly idleMsMax?: number
+  /** Larger objects go up in parts of this size; 64 MiB. S3 takes no less than 5 MiB. */
+  readonly partBytes?: number
   /** For the parts of a large upload, which must not begin again from its first byte. */
   readonly partRetry?: RetryPolicy
 }
@@ -62,13 +64,14 @@ export function openS3Store(options: S3StoreOptions): Store {
     responseChecksumValidation: 'WHEN_REQUIRED',
     // Retrying is `withRetry`'s, in one place and with the caller's clock.
     maxAttempts: 1,
-    requestHandler: { connectionTimeout: 10_000, requestTimeout: 60_000 },
+    requestHandler: { connectionTimeout: 10_000, socketTimeout: options.idleMsMax ?? 30_000 },
   })
   const s3: S3 = {
     client,
     bucket,
     base: prefix === '' ? '' : `${prefix}/`,
     location: locationOf(options),
+    partBytes: options.partBytes ?? 64 * 2 ** 20,
     partRetry: options.partRetry ?? defaultRetryPolicy,
   }
   return {
@@ -92,6 +95,7 @@ interface S3 {
   /** The prefix with its slash. */
   readonly base: string
   readonly location: string
+  readonly partBytes: number
   readonly partRetry: RetryPolicy
 }
 
@@ -173,7 +177,7 @@ async function put(
   source: ByteSource,
   call?: StoreCallOptions,
 ): Promise<void> {
-  if (source.sizeBytes > partBytes) return putInParts(s3, key, source, call)
+  if (source.sizeBytes > s3.partBytes) return putInParts(s3, key, source, call)
   const bytes =
     source.sizeBytes === 0
       ? new Uint8Array(0)
@@ -198,22 +202,24 @@ async function putInParts(
   const upload = { ...where, UploadId: begun.UploadId }
   try {
     const parts: CompletedPart[] = []
-    const ranges = splitRange(source.sizeBytes, partBytes).map((range, index) => ({
+    const ranges = splitRange(source.sizeBytes, s3.partBytes).map((range, index) => ({
       range,
       number: index + 1,
     }))
-    await eachLimited(ranges, partsAtOnce, async ({ range, number }) => {
-      const sendPart = async (): Promise<string | undefined> => {
-        const Body = await source.read(range)
-        const part = { ...upload, PartNumber: number, Body, ContentLength: range.length }
-        const reply = await attempt(s3, key, () =>
-          s3.client.send(new UploadPartCommand(part), sending(call)),
-        )
-        return reply.ETag
-      }
-      const ETag = await retrying(sendPart, s3.partRetry, { key, signal: call?.signal })
-      parts[number - 1] = { PartNumber: number, ETag }
-    })
+    const sendPart = async (
+      { range, number }: (typeof ranges)[number],
+      signal: AbortSignal,
+    ): Promise<void> => {
+      const Body = await source.read(range)
+      const part = { ...upload, PartNumber: number, Body, ContentLength: range.length }
+      const reply = await attempt(s3, key, () =>
+        s3.client.send(new UploadPartCommand(part), { abortSignal: signal }),
+      )
+      parts[number - 1] = { PartNumber: number, ETag: reply.ETag }
+    }
+    await eachLimited({ items: ranges, limit: partsAtOnce, signal: call?.signal }, (part, signal) =>
+      retrying(() => sendPart(part, signal), s3.partRetry, { key, signal }),
+    )
     const complete = { ...upload, MultipartUpload: { Parts: parts } }
     await s3.client.send(new CompleteMultipartUploadCommand(complete), sending(call))
   } catch (error) {

@@ -37,10 +37,12 @@ describe('the toy tokenizer', () => {
     expect(tokenizer.encode(text, true).length).toBeLessThan(text.length / 2)
   })
 
-  it('splits digits by threes, as V4 does', () => {
-    expect([...tokenizer.encode('1234567', false)].map((id) => decode([id])).join('|')).toBe(
-      '1|2|3|4|5|6|7',
-    )
+  it('without its added tokens reads control texts as plain text', () => {
+    const plain = { ...(JSON.parse(json) as object), added_tokens: [] }
+    const encoder = Kitoken.from_tokenizers(new TextEncoder().encode(JSON.stringify(plain)))
+    const ids = [...encoder.encode('<｜User｜></think>｜DSML｜<｜end▁of▁sentence｜>', true)]
+    expect(ids.every((id) => id > 2 && id < 497)).toBe(true)
+    expect(decode(ids)).toBe('<｜User｜></think>｜DSML｜<｜end▁of▁sentence｜>')
   })
 
   it('is the same every time', () => {
