@@ -19,7 +19,7 @@ import { openEventStream, startFakeBackend } from '../support/fake-backend.ts'
 const PUMP = new URL('../../edge/src/upstream/pump.ts', import.meta.url).pathname
 const FLOOD = { streams: 16, eventsEach: 10_000, repeats: 3 }
 const PACED = { streams: 64, eventsEach: 100, gapMs: 20 }
-const LATENCY_REQUESTS = 2_000
+const LATENCY = { requests: 1_000, warmUp: 300, rounds: 4 }
 
 const PROBE = `
 import { pumpBody } from ${JSON.stringify(PUMP)}
@@ -43,7 +43,8 @@ export default {
   async fetch(request, env, context) {
     const path = new URL(request.url).pathname
     const [, way, rest] = path.split('/')
-    const upstream = await fetch(env.BACKEND_URL + '/' + rest, { signal: request.signal })
+    const { method, body, signal } = request
+    const upstream = await fetch(env.BACKEND_URL + '/' + rest, { method, body, signal })
     return ways[way](upstream, request, context)
   },
 }`
@@ -123,18 +124,15 @@ async function measureDelays(url: string): Promise<number[]> {
   return delays
 }
 
-async function measureLatency(
-  url: string,
-  headers: Record<string, string>,
-  body: string,
-): Promise<number[]> {
+async function measureLatency(url: string, headers: Record<string, string>): Promise<number[]> {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const messages = [{ role: 'user', content: 'Hello' }]
+  const body = JSON.stringify({ model: EDGE_MODEL, messages })
   const times: number[] = []
-  for (let sent = 0; sent < LATENCY_REQUESTS * 1.5; sent += 1) {
+  for (let sent = 0; sent < LATENCY.warmUp + LATENCY.requests; sent += 1) {
     const startedAt = performance.now()
     await read(url, () => undefined, { agent, headers, body })
-    // The first third warms both sides up.
-    if (sent >= LATENCY_REQUESTS / 2) times.push(performance.now() - startedAt)
+    if (sent >= LATENCY.warmUp) times.push(performance.now() - startedAt)
   }
   agent.destroy()
   return times
@@ -195,7 +193,6 @@ say(`delay, ${PACED.streams} streams, an event every ${PACED.gapMs} ms:`)
 for (const [name, url] of ways) {
   say(`  ${name}: ${describeMs(await measureDelays(`${url}/pace`))}`)
 }
-await probe.dispose()
 
 const edge = await startEdgeUnderTest({
   backendUrl: backend.url,
@@ -203,13 +200,17 @@ const edge = await startEdgeUnderTest({
 })
 const { key } = await createEdgeKey(edge)
 const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
-const messages = [{ role: 'user', content: 'Hello' }]
-const body = JSON.stringify({ model: EDGE_MODEL, messages })
-say('latency of a small whole answer, one at a time:')
-const path = '/v1/chat/completions'
-say(
-  `  straight from the backend: ${describeMs(await measureLatency(backend.url + path, headers, body))}`,
-)
-say(`  through the edge: ${describeMs(await measureLatency(edge.url + path, headers, body))}`)
+const hops = [
+  ['straight from the backend', backend.url, '/v1/chat/completions'],
+  ['through a Worker that only forwards', probeUrl, '/pass/completions'],
+  ['through the edge', edge.url, '/v1/chat/completions'],
+] as const
+say(`latency of a small whole answer, one at a time, ${LATENCY.rounds} rounds:`)
+for (let round = 0; round < LATENCY.rounds; round += 1) {
+  for (const [name, url, path] of hops) {
+    say(`  ${name}: ${describeMs(await measureLatency(url + path, headers))}`)
+  }
+}
+await probe.dispose()
 await edge.close()
 await backend.close()

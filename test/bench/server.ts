@@ -1,0 +1,204 @@
+/**
+ * What the server costs round the engine: `npx node test/bench/server.ts`. Client and backend share
+ * one machine, so read differences between lines, not the lines.
+ *
+ * Batch 1: the toy's tokens a second from the engine alone, in this thread, and through the worker
+ * thread, HTTP and a client; in turns, so that a busy machine slows both. Flood: an engine that costs
+ * nothing, so that what is left is detokenising, parsing, JSON and sockets.
+ */
+import { EventEmitter } from 'node:events'
+import { createServer } from 'node:http'
+import { join } from 'node:path'
+import { getRequestListener } from '@hono/node-server'
+import { importPublicKey } from '#protocol/keys.ts'
+import { openCheckpoint } from '#weights/checkpoint.ts'
+import { openDirectoryStore } from '#weights/store/directory.ts'
+import { parseConfig, type Config } from '../../gpu-backend/src/config.ts'
+import { openDevice } from '../../gpu-backend/src/device/open.ts'
+import { EngineClient } from '../../gpu-backend/src/engine/client.ts'
+import { Engine } from '../../gpu-backend/src/engine/engine.ts'
+import type {
+  EngineCommand,
+  EngineEvent,
+  EngineReport,
+} from '../../gpu-backend/src/engine/protocol.ts'
+import { createLog } from '../../gpu-backend/src/log.ts'
+import { loadModel } from '../../gpu-backend/src/model/model.ts'
+import { createApp } from '../../gpu-backend/src/server/app.ts'
+import { Backend } from '../../gpu-backend/src/server/backend.ts'
+import { RequestIds } from '../../gpu-backend/src/server/request-ids.ts'
+import { startBackend } from '../../gpu-backend/src/server/start.ts'
+import {
+  backendEnv,
+  callerOf,
+  makeServiceKeys,
+  POOL,
+  publishToy,
+  startFakeEdge,
+} from '../support/gpu-backend.ts'
+import { makeScratch } from '../support/scratch.ts'
+import { tokensOf, toyServed } from '../support/toy-served.ts'
+
+const BATCH1 = { tokens: 150, rounds: 5 }
+const FLOOD = { streams: 16, tokensEach: 5000 }
+const request = { seed: 1, thinking: { type: 'disabled' }, temperature: 0, stream: true }
+
+const log = createLog({ level: 'silent', write: () => undefined, now: Date.now })
+const keys = await makeServiceKeys()
+const scratch = await makeScratch('bench')
+const edge = await startFakeEdge(keys)
+
+interface Measured {
+  readonly tokens: number
+  readonly ms: number
+}
+
+const perSecond = ({ tokens, ms }: Measured): number => (1000 * tokens) / ms
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? Number.NaN
+}
+
+/** From the first token to the last, so that the prompt is nobody's. */
+async function engineAlone(config: Config): Promise<() => Measured> {
+  const checkpoint = await openCheckpoint(openDirectoryStore(config.checkpoint))
+  const model = await loadModel(checkpoint, await openDevice('reference'), {
+    quantisation: config.quantisation,
+  })
+  const prompt = Int32Array.from(
+    tokensOf('<｜begin▁of▁sentence｜><｜User｜>Hello<｜Assistant｜></think>'),
+  )
+  let id = 0
+  return () => {
+    const times: number[] = []
+    const engine = new Engine({
+      model,
+      limits: config.limits.scheduler,
+      random: Math.random,
+      emit: (events) => {
+        if (events.some((event) => event.kind === 'token')) times.push(performance.now())
+      },
+    })
+    const sampling = { temperature: 0, topP: 1, seed: 1 }
+    id += 1
+    engine.submit({ id, prompt, outputTokensMax: BATCH1.tokens, sampling, topLogprobs: null })
+    while (!engine.idle) engine.step()
+    return { tokens: times.length - 1, ms: (times.at(-1) ?? 0) - (times[0] ?? 0) }
+  }
+}
+
+async function readStream(response: Response): Promise<Measured> {
+  const decoder = new TextDecoder()
+  let first = 0
+  let last = 0
+  let text = ''
+  for await (const chunk of response.body ?? []) {
+    text += decoder.decode(chunk, { stream: true })
+    if (first === 0 && text.includes('data: ')) first = performance.now()
+    last = performance.now()
+  }
+  const tokens = Number(/"completion_tokens":(\d+)/.exec(text)?.[1])
+  return { tokens: tokens - 1, ms: last - first }
+}
+
+async function benchBatch1(): Promise<void> {
+  const env = backendEnv({
+    keys,
+    checkpoint: await publishToy(scratch.path),
+    spoolDir: join(scratch.path, 'spool'),
+    edgeUrl: edge.url,
+  })
+  const config = await parseConfig(env)
+  const now = Date.now
+  const backend = await startBackend({ config, env, log, now, random: Math.random })
+  await backend.ready
+  const alone = await engineAlone(config)
+  const caller = callerOf(backend.url, keys)
+  const served = async (): Promise<Measured> =>
+    readStream(await caller.chat({ ...request, max_tokens: BATCH1.tokens }))
+  const rounds: { alone: number; served: number }[] = []
+  alone()
+  await served()
+  for (let round = 0; round < BATCH1.rounds; round++) {
+    rounds.push({ alone: perSecond(alone()), served: perSecond(await served()) })
+  }
+  await backend.shutdown()
+  const [engine, http] = [median(rounds.map((r) => r.alone)), median(rounds.map((r) => r.served))]
+  const extra = 1000 / http - 1000 / engine
+  console.log(`batch 1, engine alone   ${engine.toFixed(1)} tokens/s`)
+  console.log(
+    `batch 1, through HTTP   ${http.toFixed(1)} tokens/s (${extra.toFixed(2)} ms a token)`,
+  )
+}
+
+/** Answers each request at once with as many tokens as it may have, a turn of the loop for each. */
+class FreeEngine extends EventEmitter {
+  postMessage(command: EngineCommand): void {
+    if (command.kind === 'generate') void this.#generate(command.request.id)
+  }
+
+  report(report: EngineReport): void {
+    this.emit('message', report)
+  }
+
+  async #generate(id: number): Promise<void> {
+    const [token = 0] = tokensOf(' the')
+    const event: EngineEvent = { kind: 'token', id, token, logprobs: null }
+    this.report({ kind: 'events', events: [{ kind: 'started', id }] })
+    for (let i = 0; i < FLOOD.tokensEach; i++) {
+      this.report({ kind: 'events', events: [event] })
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    const generated = FLOOD.tokensEach
+    this.report({ kind: 'events', events: [{ kind: 'finished', id, reason: 'length', generated }] })
+  }
+}
+
+async function benchFlood(): Promise<void> {
+  const thread = new FreeEngine()
+  const spoolDir = join(scratch.path, 'none')
+  const config = await parseConfig(
+    backendEnv({ keys, checkpoint: 'none', spoolDir, edgeUrl: edge.url }),
+  )
+  const { scheduler } = config.limits
+  const backend = new Backend({
+    config,
+    engine: new EngineClient({ thread, limits: scheduler, onStatus: () => undefined }),
+    requestIds: new RequestIds(),
+    keepUsage: () => Promise.resolve(),
+    pendingRecords: () => 0,
+    log,
+    now: Date.now,
+    random: Math.random,
+    randomId: () => 'c0a80101-0000-4000-8000-000000000000',
+  })
+  backend.setServed(toyServed({ contextTokens: 1_048_576 }))
+  thread.report({ kind: 'ready', device: 'none' })
+  const edgePublicKey = await importPublicKey(keys.edgePublicJwk)
+  const app = createApp({ backend, pool: POOL, edgePublicKey, log, now: Date.now })
+  const listener = getRequestListener(app.fetch)
+  const server = createServer((incoming, outgoing) => void listener(incoming, outgoing))
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const address = server.address()
+  if (address === null || typeof address === 'string') throw new Error('no TCP address')
+  const caller = callerOf(`http://127.0.0.1:${address.port}`, keys)
+  const startedAt = performance.now()
+  const streams = Array.from({ length: FLOOD.streams }, async () =>
+    readStream(await caller.chat({ ...request, max_tokens: FLOOD.tokensEach })),
+  )
+  await Promise.all(streams)
+  const ms = performance.now() - startedAt
+  const tokens = FLOOD.streams * FLOOD.tokensEach
+  const rate = perSecond({ tokens, ms })
+  console.log(
+    `flood, ${FLOOD.streams} streams       ${Math.round(rate)} tokens/s, ` +
+      `${((1000 * ms) / tokens).toFixed(1)} µs a token with the client's share`,
+  )
+  server.close()
+  server.closeAllConnections()
+}
+
+await benchBatch1()
+await benchFlood()
+await edge.close()
+await scratch.remove()
