@@ -10,7 +10,8 @@ export interface Batch {
   readonly tokens: Tensor
   /**
    * i32 `[rows, 4]`: a row's absolute position, its sequence's slot in the cache, and the positions
-   * its segment starts at and ends before.
+   * its segment starts at and ends before. A device that stores rows in no particular order keeps
+   * those with position + ring ≥ end, which have their places to themselves.
    */
   readonly rows: Tensor
   /** i32 `[slots, pages a sequence]`: page number by logical page; −1 where none is mapped. */

@@ -102,9 +102,8 @@ class KeyGatherer {
     return keys
   }
 
-  /** Stores a row's key unless a later one of its segment takes the same place. */
+  /** Stores a row's key. Of those that share a place the last stays: rows come in ascending order. */
   keep(row: number, at: BatchRow): void {
-    if (at.position + this.#ring < at.end) return
     const key = this.#own.subarray(row * this.#head, (row + 1) * this.#head)
     this.#window.set(key, this.#ringOffset(at.slot, at.position))
   }

@@ -109,9 +109,8 @@ class RawRows {
     return { ...this.#ring, at: this.#ringOffset(at.slot, position) }
   }
 
-  /** Stores a row unless a later one of its segment takes the same place. */
+  /** Stores a row. Of those that share a place the last stays: rows come in ascending order. */
   keep(row: number, at: BatchRow): void {
-    if (at.position + this.#ringRows < at.end) return
     const from = row * this.#channels
     const to = this.#ringOffset(at.slot, at.position)
     for (const name of ['values', 'scores'] as const) {
