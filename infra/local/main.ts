@@ -21,6 +21,8 @@ const command = new Command('npm start --')
 
 const { port, state, device } = command.opts<{ port: number; state: string; device: string }>()
 
+const INSIST_AFTER_MS = 1000
+
 function say(line: string): void {
   process.stdout.write(`${line}\n`)
 }
@@ -46,6 +48,27 @@ curl -N ${stack.edgeUrl}/v1/chat/completions \\
 `)
 }
 
+/**
+ * Resolves with the first signal to stop. Ctrl-C comes twice under npm (from the terminal and from
+ * npm itself), so a repetition only insists once it cannot be an echo.
+ */
+function takeSignals(): Promise<null> {
+  return new Promise((stop) => {
+    let firstAt: number | null = null
+    const onSignal = (): void => {
+      firstAt ??= performance.now()
+      if (performance.now() - firstAt > INSIST_AFTER_MS) process.exit(130)
+      stop(null)
+    }
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+      // Miniflare's own listeners end the process there and then, before the backend has pushed
+      // its last usage records.
+      process.removeAllListeners(signal)
+      process.on(signal, onSignal)
+    }
+  })
+}
+
 async function main(): Promise<number> {
   const startedAt = performance.now()
   if ((await probePort(port)) === null) {
@@ -63,9 +86,7 @@ async function main(): Promise<number> {
     onProgress: (line) => say(`… ${line}`),
   })
   printGuide(stack, (performance.now() - startedAt) / 1000)
-  const stopped = new Promise<null>((stop) => {
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop(null))
-  })
+  const stopped = takeSignals()
   const ended = await Promise.race([stopped, stack.backend.exited])
   say(ended === null ? '\nStopping.' : `The backend ended by itself (${ended}); stopping.`)
   await stack.close()
