@@ -71,6 +71,7 @@ describe('parseChatRequest accepts', () => {
     ['the AI SDK’s own word for thinking', { thinking: { type: 'adaptive' } }],
     ['max_tokens at the ceiling', { max_tokens: 393_216 }],
     ['sampling at its limits', { temperature: 2, top_p: 1, presence_penalty: -2 }],
+    ['a stop of 1024 characters', { stop: 'x'.repeat(1024) }],
     ['16 stops', { stop: Array.from({ length: 16 }, (_, index) => `s${index}`) }],
     ['128 tools', { tools: Array.from({ length: 128 }, (_, index) => tool(`f${index}`)) }],
     ['top_logprobs with logprobs', { logprobs: true, top_logprobs: 20 }],
@@ -142,6 +143,7 @@ describe('parseChatRequest refuses', () => {
     ['17 stops', { ...base, stop: Array.from({ length: 17 }, String) }, wrong('stop')],
     ['an empty stop', { ...base, stop: '' }, wrong('stop')],
     ['an empty stop among others', { ...base, stop: ['x', ''] }, wrong('stop[1]')],
+    ['a stop of 1025 characters', { ...base, stop: 'x'.repeat(1025) }, wrong('stop')],
     ['half a character to stop at', { ...base, stop: '\ud83d' }, wrong('stop')],
     [
       '129 tools',

@@ -6,6 +6,8 @@ export const LIMITS = {
   maxTokens: 393_216,
   tools: 128,
   stops: 16,
+  /** Of one stop string, in UTF-16 units; answers are searched for them as they are made. */
+  stopUnits: 1024,
   topLogprobs: 20,
   userIdCharacters: 512,
 } as const
@@ -72,9 +74,11 @@ export const REASONING_EFFORTS = [
 ] as const
 
 /** An empty text would stop every answer at once, half a surrogate pair none. */
-const stopText = z.string().refine((text) => text !== '' && text.isWellFormed(), {
-  error: 'must not be empty, and must be valid Unicode',
-})
+const stopText = z
+  .string()
+  .refine((text) => text !== '' && text.length <= LIMITS.stopUnits && text.isWellFormed(), {
+    error: `must be valid Unicode of 1 to ${LIMITS.stopUnits} UTF-16 units`,
+  })
 const stop = z.union([stopText, z.array(stopText).max(LIMITS.stops)], {
   error: `must be a string or an array of at most ${LIMITS.stops} strings`,
 })

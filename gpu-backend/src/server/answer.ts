@@ -189,28 +189,33 @@ export class Answer {
   }
 }
 
-/** Neighbouring pieces of one text as one: what a slow reader gets instead of many small chunks. */
+/**
+ * Neighbouring pieces of one text as one: what a slow reader gets instead of many small chunks. In
+ * one pass, since what piles up behind a reader that has stopped may be a whole long answer.
+ */
 export function joinDeltas(deltas: readonly AnswerDelta[]): AnswerDelta[] {
-  const joined: AnswerDelta[] = []
+  const runs: [AnswerDelta, ...AnswerDelta[]][] = []
   for (const delta of deltas) {
-    const last = joined.at(-1)
-    const merged = last === undefined ? null : join(last, delta)
-    if (merged === null) joined.push(delta)
-    else joined.splice(-1, 1, merged)
+    const run = runs.at(-1)
+    if (run !== undefined && continues(run[0], delta)) run.push(delta)
+    else runs.push([delta])
   }
-  return joined
+  return runs.map((run) => (run.length === 1 ? run[0] : joinRun(run)))
 }
 
-function join(first: AnswerDelta, second: AnswerDelta): AnswerDelta | null {
-  if (first.kind === 'arguments' && second.kind === 'arguments') {
-    return first.index === second.index ? { ...first, text: first.text + second.text } : null
-  }
-  const areTexts = first.kind === 'reasoning' || first.kind === 'content'
-  if (!areTexts || (second.kind !== 'reasoning' && second.kind !== 'content')) return null
-  if (first.kind !== second.kind) return null
+function continues(first: AnswerDelta, next: AnswerDelta): boolean {
+  if (first.kind !== next.kind || first.kind === 'tool_call') return false
+  return first.kind !== 'arguments' || next.kind !== 'arguments' || first.index === next.index
+}
+
+function joinRun(run: readonly [AnswerDelta, ...AnswerDelta[]]): AnswerDelta {
+  const [first] = run
+  if (first.kind === 'tool_call') return first
+  const text = run.map((delta) => ('text' in delta ? delta.text : '')).join('')
+  if (first.kind === 'arguments') return { ...first, text }
   return {
-    ...first,
-    text: first.text + second.text,
-    logprobs: [...first.logprobs, ...second.logprobs],
+    kind: first.kind,
+    text,
+    logprobs: run.flatMap((delta) => ('logprobs' in delta ? delta.logprobs : [])),
   }
 }

@@ -36,6 +36,8 @@ export interface RunningBackend {
   shutdown(): Promise<void>
 }
 
+/** How long clients have for the error that ends their answers at shutdown. */
+const farewellMs = 1000
 /** How long the last push at shutdown may take. */
 const lastPushMs = 5000
 
@@ -151,14 +153,23 @@ async function shutdown(parts: Parts, graceMs: number): Promise<void> {
   const closed = new Promise<void>((resolve) => {
     server.close(() => resolve())
   })
-  await Promise.race([backend.whenIdle(), sleep(graceMs, undefined, { ref: false })])
+  await within(graceMs, backend.whenIdle())
   backend.abortAll(
     new ApiError('server_is_overloaded', 'This backend is shutting down. Try again.'),
   )
+  const idle = await within(farewellMs, backend.whenIdle())
+  // Whoever does not read what is written to it would hold everything up.
+  if (!idle) server.closeAllConnections()
   await backend.whenIdle()
   await engine.terminate()
   await pushing.finish()
   await spool.close()
+  server.closeIdleConnections()
+  await within(farewellMs, closed)
   server.closeAllConnections()
-  await closed
+}
+
+/** Whether the promise was settled in time. */
+function within(ms: number, promise: Promise<void>): Promise<boolean> {
+  return Promise.race([promise.then(() => true), sleep(ms, false, { ref: false })])
 }
