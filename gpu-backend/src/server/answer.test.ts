@@ -148,6 +148,19 @@ describe('Answer', () => {
     expect(logprobTextOf(called.deltas, 'content')).toBe('x')
   })
 
+  it('keeps the entry of a token back for as long as its text', () => {
+    const answer = new Answer({
+      plan: { thinking: false, toolsAllowed: false, tools, stops: ['ab'] },
+      served,
+      randomId: () => 'r',
+    })
+    const [token = 0] = tokensOf('a')
+    const push = (): AnswerDelta[] => answer.push(token, { token, logprob: -1, top: [] })
+    const entry = { token: 'a', logprob: -1, bytes: [97], top_logprobs: [] }
+    const shown = { kind: 'content', text: 'a', logprobs: [entry] }
+    expect([push(), push(), answer.finish()]).toEqual([[], [shown], [shown]])
+  })
+
   it('keeps the entries of the bytes of one character together', () => {
     const { deltas } = run('😀', {}, true)
     const bytes = deltas.flatMap((delta) =>
