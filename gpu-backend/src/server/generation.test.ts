@@ -323,6 +323,21 @@ describe('ActiveGeneration', () => {
     expect(logged.map(([event]) => event)).toEqual(['usage_record_not_kept', 'request'])
   })
 
+  it('tells of and records an answer it cannot read', async () => {
+    const { sink, kept, logged, cancel, generation, running, tokens } = setUp()
+    const done = generation.run()
+    const count = tokens('fine')
+    running.deliver({ kind: 'token', id: 1, token: 99_999, logprobs: null })
+    await done
+    expect(cancel).toHaveBeenCalledTimes(1)
+    expect(sink.error?.code).toBe('internal_server_error')
+    expect(kept[0]).toMatchObject({ outcome: 'failed', completionTokens: count + 1 })
+    expect(logged[0]).toEqual([
+      'request_crashed',
+      expect.objectContaining({ request_id: 'req_1', code: 'unknown_token_id' }),
+    ])
+  })
+
   it('gives a running request up when told to', async () => {
     const { sink, kept, cancel, generation, tokens, finished } = setUp()
     const done = generation.run()

@@ -67,7 +67,7 @@ export class ActiveGeneration {
     sink.open()
     this.#startTimers()
     try {
-      const ending = await this.#readToEnd()
+      const ending = await this.#readToEnd().catch((error: unknown) => this.#crashed(error))
       await this.#conclude(ending)
     } finally {
       for (const timer of this.#timers) clearTimeout(timer)
@@ -134,6 +134,15 @@ export class ActiveGeneration {
       case 'finished':
         return []
     }
+  }
+
+  /** A bug on this side, or a token that the tokenizer does not have: still told and recorded. */
+  #crashed(error: unknown): Ending {
+    const { claims, log, running } = this.#context
+    log.error('request_crashed', { request_id: claims.requestId, ...errorFields(error) })
+    running.cancel()
+    const message = 'The backend failed on this answer.'
+    return { kind: 'failed', error: new ApiError('internal_server_error', message) }
   }
 
   async #deliver(deltas: readonly AnswerDelta[]): Promise<void> {
