@@ -8,7 +8,7 @@ import { objectEntries, parseJson } from './strict-json.ts'
 
 /** The file that makes a directory or prefix a checkpoint; published last. */
 export const manifestFileName = 'sluice-manifest.json'
-/** V4-Pro's takes 36 MB. */
+/** V4-Pro's takes 33 MB. */
 export const manifestBytesMax = 256 * 2 ** 20
 
 /** One file of the checkpoint as published. */
