@@ -91,7 +91,8 @@ describe('at full precision', () => {
     expect(seen.picks[row.position]).toEqual(row.picks)
   })
 
-  it.each([1, 4, 17, 40, 120, 140])(
+  // A prefill of one is what the test above has done.
+  it.each([4, 17, 40, 120, 140])(
     'a prefill of %i and single tokens after it give the same bits as single tokens',
     (prefill) => {
       const sequence = model.createSequence({ maxTokens: total })

@@ -2,14 +2,20 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import type { Model, Segment, Sequence } from '../../gpu-backend/src/model/model.ts'
 import { feed, goldenTokens, loadToyModel } from '../support/toy-model.ts'
 
-const total = 150
+/**
+ * Tokens a text has. 136 see a block of 128 end; with rounding, which changes no state but the values
+ * in it, 70 see the indexer choose and blocks of 16 end.
+ */
+const lengths = { off: 136, on: 70 }
 
 /** Another text of the same length for each seed. */
-function text(seed: number): Int32Array {
+function textOf(total: number, seed: number): Int32Array {
   return goldenTokens(0, total).map((token, i) => (token * (seed + 1) + seed * i) % 512)
 }
 
 describe.each(['off', 'on'] as const)('with quantisation %s', (quantisation) => {
+  const total = lengths[quantisation]
+  const text = (seed: number): Int32Array => textOf(total, seed)
   let model: Model
   /** Logits of three texts, each fed alone and in one step. */
   let alone: readonly (readonly Float32Array[])[]
@@ -66,14 +72,14 @@ describe.each(['off', 'on'] as const)('with quantisation %s', (quantisation) => 
     for (const sequence of [first, second, third]) model.release(sequence)
   })
 
-  it.each([1, 3, 8])('taking back %i tokens leaves no trace', (rejected) => {
+  it.each([2, 8])('taking back %i tokens leaves no trace', (rejected) => {
     const tokens = text(0)
     const wrong = text(1)
     const sequence = create()
     const found: Float32Array[] = []
     // Positions around which blocks of 4, 16 and 128 end and the window of 16 turns over.
     for (let start = 0; start < total;) {
-      const accepted = Math.min(1 + (start % 5), total - start)
+      const accepted = Math.min(1 + (start % 7), total - start)
       const guess = Int32Array.of(
         ...tokens.subarray(start, start + accepted),
         ...wrong.subarray(0, Math.min(rejected, total - start - accepted)),
@@ -93,7 +99,7 @@ describe.each(['off', 'on'] as const)('with quantisation %s', (quantisation) => 
     feed(model, before, text(2))
     model.release(before)
     const sequence = create()
-    const rows = feed(model, sequence, text(1), [1, 20, 21, 140, total])
+    const rows = feed(model, sequence, text(1), [1, 20, 21, 64, total])
     expect(rows).toEqual(alone[1])
     model.release(sequence)
   })
