@@ -6,7 +6,7 @@ const root = new URL('..', import.meta.url).pathname
 
 /**
  * Four projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
- * runtime, `engine` the toy checkpoint, `e2e` real processes on loopback.
+ * runtime, `engine` a device or the toy checkpoint, `e2e` real processes on loopback.
  */
 export default defineConfig({
   root,
@@ -31,7 +31,7 @@ export default defineConfig({
       {
         test: {
           name: 'engine',
-          include: ['test/engine/**/*.test.ts', 'test/weights/**/*.test.ts'],
+          include: ['test/{engine,kernels,weights}/**/*.test.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
         },

@@ -1,4 +1,5 @@
-import type { InputRounding, Numerics } from './numerics.ts'
+import type { InputForm, Numerics } from './numerics.ts'
+import { roundBf16 } from './oracle/formats.ts'
 
 /**
  * Values worked out in double precision, and how far a device may be from each.
@@ -36,17 +37,50 @@ export function settled(estimate: Estimate): Estimate {
 }
 
 /**
- * Rounding error of a sum of n terms t with |partial sums| ≤ |Σt| + 2·‖t‖₂, which holds for terms
- * in no particular order of sign: each of n additions rounds one partial sum by ≤ unit.
+ * Additions that follow one another, as far as their errors go: n terms in runs of r make r
+ * additions to one run's sum, and n ÷ r to the sum of runs.
  */
-export function sumSpread(unit: number, terms: number, value: number, squares: number): number {
-  return unit * Math.sqrt(terms) * (Math.abs(value) + 2 * Math.sqrt(squares))
+function additionsInLine({ sum }: Numerics, terms: number): number {
+  const run = Math.min(sum.run, terms)
+  return Math.sqrt(run) + Math.sqrt(terms / run)
 }
 
-/** How far the rounded input may lie from each of `values`. */
-export function inputErrors(values: Float64Array, { run, unit }: InputRounding): Float64Array {
+/**
+ * Rounding error of a sum of n terms t with |partial sums| ≤ |Σt| + 2·‖t‖₂, which holds for terms
+ * in no particular order of sign. Each addition rounds a partial sum by ≤ unit: √n of that for n
+ * additions in line, and with runs √r of a run's share of ‖t‖ for n ÷ r runs, which is √r of ‖t‖.
+ */
+export function sumSpread(
+  numerics: Numerics,
+  terms: number,
+  sum: { readonly value: number; readonly squares: number },
+): number {
+  const partial = Math.abs(sum.value) + 2 * Math.sqrt(sum.squares)
+  return numerics.sum.unit * additionsInLine(numerics, terms) * partial
+}
+
+/** The same where terms have one sign, relative and certain: partial sums are below the sum. */
+export function positiveSumError(numerics: Numerics, terms: number): number {
+  return spreadsAllowed * numerics.sum.unit * additionsInLine(numerics, terms)
+}
+
+/** How far each of `values` may be off in the form the device uses. */
+function inputErrors(values: Float64Array, form: InputForm): Float64Array {
+  switch (form.as) {
+    case 'given':
+      return new Float64Array(values.length)
+    case 'bfloat16':
+      return values.map((value) => Math.abs(roundBf16(value) - value))
+    case 'integers':
+      return integerErrors(values, form)
+  }
+}
+
+function integerErrors(
+  values: Float64Array,
+  { run, unit }: { readonly run: number; readonly unit: number },
+): Float64Array {
   const errors = new Float64Array(values.length)
-  if (unit === 0) return errors
   for (let from = 0; from < values.length; from += run) {
     const part = values.subarray(from, from + run)
     // Runs below 2^-100 may be cut off there: no sum of a model notices.
@@ -64,7 +98,7 @@ export interface Matrix {
 
 export interface ProductOptions {
   readonly numerics: Numerics
-  readonly rounding: InputRounding
+  readonly form: InputForm
   /** Values not drawn at random: roundings may all go one way, and only the worst case bounds them. */
   readonly structured: boolean
 }
@@ -76,7 +110,7 @@ export interface ProductOptions {
 export function multiply(x: Estimate, weight: Matrix, options: ProductOptions): Estimate {
   const { numerics, structured } = options
   const { rows, width, values: w } = weight
-  const rounded = inputErrors(x.value, options.rounding)
+  const rounded = inputErrors(x.value, options.form)
   const certain = structured ? rounded.map((error, i) => error + (x.certain[i] ?? 0)) : x.certain
   const variance = x.spread.map((s, i) => s ** 2 + (structured ? 0 : (rounded[i] ?? 0) ** 2))
   const inexact = certain.some((error) => error > 0) || variance.some((error) => error > 0)
@@ -93,9 +127,31 @@ export function multiply(x: Estimate, weight: Matrix, options: ProductOptions): 
       varied += (variance[i] ?? 0) * (w[at] ?? 0) ** 2
     }
     y.value[o] = sum
-    const additions = sumSpread(numerics.sum, width, sum, squares)
-    y.certain[o] = fixed + (structured ? width * numerics.sum * magnitudes : 0)
+    const additions = sumSpread(numerics, width, { value: sum, squares })
+    y.certain[o] = fixed + (structured ? width * numerics.sum.unit * magnitudes : 0)
     y.spread[o] = Math.sqrt(varied + (structured ? 0 : additions ** 2))
   }
   return y
+}
+
+/** Estimates of neighbouring values as one. */
+export function joined(parts: readonly Estimate[]): Estimate {
+  const length = parts.reduce((sum, { value }) => sum + value.length, 0)
+  const whole = exactly(new Float64Array(length))
+  let at = 0
+  for (const { value, certain, spread } of parts) {
+    whole.value.set(value, at)
+    whole.certain.set(certain, at)
+    whole.spread.set(spread, at)
+    at += value.length
+  }
+  return whole
+}
+
+export function slice({ value, certain, spread }: Estimate, from: number, to: number): Estimate {
+  return {
+    value: value.subarray(from, to),
+    certain: certain.subarray(from, to),
+    spread: spread.subarray(from, to),
+  }
 }

@@ -5,7 +5,7 @@ import {
   type DeviceMemory,
   type DeviceName,
 } from '../../device/device.ts'
-import type { DeviceBuffer, Tensor } from '../../device/tensor.ts'
+import type { DeviceBuffer, LinearWeight, Tensor } from '../../device/tensor.ts'
 import type { OpName, OpTable } from '../registry.ts'
 
 /** Bytes before and behind every buffer; a multiple of every alignment a kernel may count on. */
@@ -16,7 +16,7 @@ export const guardBytes = 256
  * far beyond any index as i32. What is read without having been written shows like what was not
  * written at all.
  */
-const guardWord = 0x7fb1_7f9b
+const guard = repeated(0x7fb1_7f9b, guardBytes)
 export const rubbishWords: readonly [number, number] = [0x7fc5_7fa5, 0x7fd3_7fb9]
 
 /** An op wrote outside a buffer it was given. */
@@ -28,6 +28,15 @@ export class GuardError extends Error {
     this.name = 'GuardError'
     this.op = op
   }
+}
+
+/** A device that may keep weights in an order of its own, once told that they are complete. */
+interface PreparesWeights {
+  prepare(weight: LinearWeight): unknown
+}
+
+function preparesWeights(device: object): device is PreparesWeights {
+  return 'prepare' in device && typeof device.prepare === 'function'
 }
 
 interface Guarded {
@@ -43,7 +52,7 @@ export class GuardedDevice implements Device {
   readonly name: DeviceName
   readonly formats: DeviceFormats
   readonly #inner: Device
-  readonly #rubbish: number
+  readonly #rubbish: Uint8Array
   readonly #buffers = new Map<DeviceBuffer, Guarded>()
   #opsRun = 0
 
@@ -52,7 +61,7 @@ export class GuardedDevice implements Device {
     this.name = inner.name
     this.formats = inner.formats
     this.#inner = inner
-    this.#rubbish = rubbish
+    this.#rubbish = repeated(rubbish, 2 ** 16)
   }
 
   /** Ops that reached the device. */
@@ -63,12 +72,10 @@ export class GuardedDevice implements Device {
   alloc(bytes: number, label: string): DeviceBuffer {
     const buffer = this.#inner.alloc(bytes + 2 * guardBytes, label)
     this.#buffers.set(buffer, { label, bytes })
-    const guard = repeated(guardWord, guardBytes)
     this.#inner.write(buffer, 0, guard)
     this.#inner.write(buffer, guardBytes + bytes, guard)
-    const piece = repeated(this.#rubbish, Math.min(bytes, 2 ** 20))
-    for (let at = 0; at < bytes; at += piece.length) {
-      const part = piece.subarray(0, Math.min(piece.length, bytes - at))
+    for (let at = 0; at < bytes; at += this.#rubbish.length) {
+      const part = this.#rubbish.subarray(0, bytes - at)
       this.#inner.write(buffer, guardBytes + at, part)
     }
     return buffer
@@ -95,6 +102,11 @@ export class GuardedDevice implements Device {
     for (const [buffer, guarded] of this.#buffers) this.#checkGuards(op, buffer, guarded)
   }
 
+  /** Hands a weight to a device that rearranges weights before their first use. */
+  prepare(weight: LinearWeight): void {
+    if (preparesWeights(this.#inner)) this.#inner.prepare(shifted(weight))
+  }
+
   synchronise(): void {
     this.#inner.synchronise()
   }
@@ -115,8 +127,8 @@ export class GuardedDevice implements Device {
     ] as const) {
       const found = new Uint8Array(guardBytes)
       this.#inner.read(buffer, at, found)
-      const wrong = found.findIndex((byte, i) => byte !== byteOf(guardWord, i))
-      if (wrong < 0) continue
+      if (Buffer.compare(found, guard) === 0) continue
+      const wrong = found.findIndex((byte, i) => byte !== guard[i])
       const distance = side === 'before' ? guardBytes - wrong : wrong
       throw new GuardError(
         op,
@@ -136,11 +148,7 @@ export class GuardedDevice implements Device {
 }
 
 function repeated(word: number, bytes: number): Uint8Array {
-  return Uint8Array.from({ length: bytes }, (_, i) => byteOf(word, i))
-}
-
-function byteOf(word: number, index: number): number {
-  return (word >>> (8 * (index % 4))) & 255
+  return new Uint8Array(new Uint32Array(bytes / 4).fill(word).buffer)
 }
 
 /** The same arguments with every tensor in them moved behind its buffer's front guard. */

@@ -1,23 +1,26 @@
 // What a device's arithmetic may lose. A device under test declares one of these; the cases turn it
 // into bounds for each output, so that a device cannot pass by a bound meant for another.
 
-/** How precisely an op's input meets a weight: each value is off by ≤ unit · max |its run of `run`|. */
-export interface InputRounding {
-  readonly run: number
-  readonly unit: number
-}
+/** In what form an op's input meets a weight or a key. */
+export type InputForm =
+  /** As it is. */
+  | { readonly as: 'given' }
+  /** The nearest bfloat16. */
+  | { readonly as: 'bfloat16' }
+  /** Whole numbers under a common unit: off by ≤ unit · max |run| in each run of `run`. */
+  | { readonly as: 'integers'; readonly run: number; readonly unit: number }
 
 export interface Numerics {
-  /** Unit roundoff of long sums. */
-  readonly sum: number
+  /** Unit roundoff of long sums, which are taken over runs of at most `run` terms and then over runs. */
+  readonly sum: { readonly unit: number; readonly run: number }
   /** Unit roundoff of elementwise arithmetic, and of what an op keeps between its stages. */
   readonly step: number
   /** Error of exp, log1p, 1/sqrt, sine and cosine: relative, for sine and cosine absolute. */
   readonly elementary: number
   /** Inputs of a linear, by its weight's format. */
-  readonly inputs: Readonly<Record<'f32' | 'bf16' | 'f8e4m3' | 'fp4', InputRounding>>
+  readonly inputs: Readonly<Record<'f32' | 'bf16' | 'f8e4m3' | 'fp4', InputForm>>
   /** Queries before they meet keys, in attention and in the index. */
-  readonly queries: InputRounding
+  readonly queries: InputForm
   /** Softmax weights before they meet values: relative. */
   readonly probabilities: number
 }
@@ -26,14 +29,46 @@ export interface Numerics {
 export const float32Unit: number = 2 ** -24
 export const bfloat16Unit: number = 2 ** -8
 
-const whole: InputRounding = { run: 1, unit: 0 }
+export const asGiven: InputForm = { as: 'given' }
 
 /** Sums in double, everything kept between stages in fp32: the reference device. */
 export const doubleSums: Numerics = {
-  sum: 2 ** -53,
+  sum: { unit: 2 ** -53, run: 1 },
   step: float32Unit,
   elementary: 2 ** -51,
-  inputs: { f32: whole, bf16: whole, f8e4m3: whole, fp4: whole },
-  queries: whole,
+  inputs: { f32: asGiven, bf16: asGiven, f8e4m3: asGiven, fp4: asGiven },
+  queries: asGiven,
   probabilities: 0,
+}
+
+/**
+ * fp32 throughout, long sums in blocks of 128, elementary functions good to two or three bits of the
+ * last place: native `exact`. Against FP4, inputs are kept as integers of 22 bits per 32.
+ */
+export const singleSums: Numerics = {
+  sum: { unit: float32Unit, run: 128 },
+  step: float32Unit,
+  elementary: 2 ** -22,
+  inputs: {
+    f32: asGiven,
+    bf16: asGiven,
+    f8e4m3: asGiven,
+    fp4: { as: 'integers', run: 32, unit: 2 ** -22 },
+  },
+  queries: asGiven,
+  probabilities: 0,
+}
+
+/**
+ * Native `fast`: against FP4, int8 per 32, whose largest is 127 units, so half a unit is 1/254 of
+ * it (and the unit's own rounding a little more); against FP8 and bf16, bfloat16.
+ */
+export const narrowInputs: Numerics = {
+  ...singleSums,
+  inputs: {
+    f32: asGiven,
+    bf16: { as: 'bfloat16' },
+    f8e4m3: { as: 'bfloat16' },
+    fp4: { as: 'integers', run: 32, unit: 1.0001 / 254 },
+  },
 }

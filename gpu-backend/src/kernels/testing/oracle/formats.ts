@@ -10,20 +10,17 @@ const e4m3Table: readonly number[] = Array.from({ length: 127 }, (_, code) => {
   return exponent === 0 ? eighths / 512 : (8 + eighths) * 2 ** (exponent - 10)
 })
 
-/** A value of a narrow format and the code it has there. */
-export function decodeE2m1(code: number): number {
-  const magnitude = e2m1Table[code % 8] ?? Number.NaN
-  return code >= 8 ? -magnitude : magnitude
+/** Non-negative values and then the same with the sign bit set: values by code. */
+function withSigns(table: readonly number[]): readonly number[] {
+  return [...table, ...table.map((magnitude) => -magnitude)]
 }
 
-export function decodeE4m3(code: number): number {
-  const magnitude = e4m3Table[code % 128] ?? Number.NaN
-  return code >= 128 ? -magnitude : magnitude
-}
-
-export function decodeE8m0(byte: number): number {
-  return byte === 255 ? Number.NaN : 2 ** (byte - 127)
-}
+/** Values by code. */
+export const e2m1Codes: readonly number[] = withSigns(e2m1Table)
+export const e4m3Codes: readonly number[] = withSigns([...e4m3Table, Number.NaN])
+export const e8m0Codes: readonly number[] = Array.from({ length: 256 }, (_, byte) =>
+  byte === 255 ? Number.NaN : 2 ** (byte - 127),
+)
 
 /** The entry of an ascending table nearest to |value|, ties to the even code, clamped at the end. */
 function nearest(table: readonly number[], value: number): number {
@@ -89,7 +86,8 @@ export function roundBlocks(values: Float64Array, format: BlockFormat): Float64A
     const block = values.subarray(from, from + format.block)
     const largest = block.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
     const scale = scaleFor(format, largest)
-    for (const [i, value] of block.entries()) rounded[from + i] = format.round(value / scale) * scale
+    for (const [i, value] of block.entries())
+      rounded[from + i] = format.round(value / scale) * scale
   }
   return rounded
 }
@@ -108,8 +106,11 @@ export function roundBf16(value: number): number {
   return rounded === 0 && value < 0 ? -0 : rounded
 }
 
-/** ⌊log2 |value|⌋, also where the logarithm rounds up to the next whole number. */
+const double = new Float64Array(1)
+const words = new Uint32Array(double.buffer)
+
+/** ⌊log2 |value|⌋ of a normal double, which is its exponent field; its upper word comes second. */
 function exponentOf(value: number): number {
-  const exponent = Math.floor(Math.log2(Math.abs(value)))
-  return 2 ** exponent > Math.abs(value) ? exponent - 1 : exponent
+  double[0] = value
+  return (((words[1] ?? 0) >>> 20) & 2047) - 1023
 }

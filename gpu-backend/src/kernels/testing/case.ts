@@ -1,0 +1,379 @@
+import type { Device, DeviceFormats } from '../../device/device.ts'
+import {
+  byteLength,
+  type DType,
+  type LinearWeight,
+  type Tensor,
+  tensorBytes,
+} from '../../device/tensor.ts'
+import type { OpName } from '../registry.ts'
+import {
+  boundUsed,
+  compareBits,
+  compareBlocks,
+  comparePicks,
+  compareReals,
+  type Choice,
+  type Mismatch,
+} from './compare.ts'
+import { decodeValues, elementBytes, encodeValues } from './encoding.ts'
+import { type Estimate, slice } from './estimate.ts'
+import type { GeneratedWeight } from './generate.ts'
+import { GuardedDevice, GuardError, rubbishWords } from './guarded-device.ts'
+import { bfloat16Unit, float32Unit, type Numerics } from './numerics.ts'
+import type { BlockFormat } from './oracle/formats.ts'
+import { Random } from './random.ts'
+
+/** One op on one set of inputs. The name carries every parameter, so that it can be run again alone. */
+export interface OpCase {
+  readonly op: OpName
+  readonly name: string
+  /** `real`: dimensions of Flash or Pro, slower; `toy`: everything else. */
+  readonly size: 'toy' | 'real'
+  prepare(bench: Bench): PreparedCase
+}
+
+export interface PreparedCase {
+  /** Calls the op's wrapper on the bench's device. */
+  run(): void
+  /** Compares every output with what the case worked out by itself. */
+  check(): void
+}
+
+/** Values on the device, and the same values as the case sees them. */
+export interface Input {
+  readonly tensor: Tensor
+  readonly values: Float64Array
+}
+
+/** A tensor the op writes; `before` is what stood there, null for rubbish. */
+export interface Output {
+  readonly name: string
+  readonly tensor: Tensor
+  readonly before: Uint8Array | null
+}
+
+/** The device did not do what the op says. `kind` says how that was seen. */
+export class ConformanceError extends Error {
+  readonly op: OpName
+  readonly kind: 'mismatch' | 'guard' | 'input_changed' | 'unstable' | 'not_compared'
+
+  constructor(op: OpName, kind: ConformanceError['kind'], message: string) {
+    super(message)
+    this.name = 'ConformanceError'
+    this.op = op
+    this.kind = kind
+  }
+}
+
+/** Where a case puts its tensors and compares them. Everything is freed when the case ends. */
+export class Bench {
+  readonly device: GuardedDevice
+  readonly formats: DeviceFormats
+  readonly numerics: Numerics
+  readonly random: Random
+  /** The largest share of its bound that any value so far took. */
+  boundUsed = 0
+  readonly #subject: string
+  readonly #prepareWeights: boolean
+  readonly #op: OpName
+  readonly #inputs: {
+    readonly name: string
+    readonly tensor: Tensor
+    readonly bytes: Uint8Array
+  }[] = []
+  readonly #outputs: Output[] = []
+  readonly #tensors: Tensor[] = []
+  readonly #compared = new Set<Output>()
+
+  constructor(
+    opCase: OpCase,
+    run: {
+      readonly device: GuardedDevice
+      readonly numerics: Numerics
+      readonly seed: number
+      readonly prepareWeights: boolean
+    },
+  ) {
+    const { device, seed } = run
+    this.device = device
+    this.formats = device.formats
+    this.numerics = run.numerics
+    this.random = new Random(seed, `${opCase.op} ${opCase.name}`)
+    this.#prepareWeights = run.prepareWeights
+    this.#op = opCase.op
+    this.#subject = `${device.name}: ${opCase.op}, ${opCase.name}, seed ${seed}`
+  }
+
+  /** An input that the op may not change. Values are rounded to `dtype` first. */
+  input(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number>): Input {
+    const bytes = encodeValues(dtype, values)
+    const tensor = this.bytes(name, dtype, shape, bytes)
+    return { tensor, values: decodeValues(dtype, bytes) }
+  }
+
+  activation(name: string, shape: readonly number[], values: ArrayLike<number>): Input {
+    return this.input(name, this.formats.activations, shape, values)
+  }
+
+  f32(name: string, shape: readonly number[], values: ArrayLike<number>): Input {
+    return this.input(name, 'f32', shape, values)
+  }
+
+  i32(name: string, shape: readonly number[], values: ArrayLike<number>): Tensor {
+    return this.input(name, 'i32', shape, values).tensor
+  }
+
+  /** An input given as its bytes. */
+  bytes(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array): Tensor {
+    const tensor = this.#place(name, dtype, shape, bytes)
+    this.#inputs.push({ name, tensor, bytes })
+    return tensor
+  }
+
+  /** A linear's weight. Devices may keep its bytes in another order, so they are not looked at again. */
+  weight(name: string, { dtype, shape, codes, scales }: GeneratedWeight): LinearWeight {
+    const scale =
+      scales === null ? null : this.#place(`${name} scale`, 'e8m0', scales.shape, scales.bytes)
+    const linear = { weight: this.#place(name, dtype, shape, codes), scale }
+    if (this.#prepareWeights) this.device.prepare(linear)
+    return linear
+  }
+
+  /** A tensor of rubbish that the op fills. */
+  output(name: string, dtype: DType, shape: readonly number[]): Output {
+    return this.#addOutput({ name, tensor: this.#place(name, dtype, shape, null), before: null })
+  }
+
+  outputActivation(name: string, shape: readonly number[]): Output {
+    return this.output(name, this.formats.activations, shape)
+  }
+
+  /** A tensor that the op changes in place; `NaN` stands for rubbish. */
+  changing(
+    name: string,
+    dtype: DType,
+    shape: readonly number[],
+    values: ArrayLike<number>,
+  ): Output {
+    return this.changingBytes(name, dtype, shape, encodeValues(dtype, values))
+  }
+
+  changingBytes(name: string, dtype: DType, shape: readonly number[], before: Uint8Array): Output {
+    return this.#addOutput({ name, tensor: this.#place(name, dtype, shape, before), before })
+  }
+
+  /** What stands in an output now. */
+  read({ tensor }: Output): Uint8Array {
+    const bytes = new Uint8Array(tensorBytes(tensor))
+    if (bytes.length > 0) this.device.read(tensor.buffer, tensor.byteOffset, bytes)
+    return bytes
+  }
+
+  readValues(output: Output): Float64Array {
+    return decodeValues(output.tensor.dtype, this.read(output))
+  }
+
+  expectBits(output: Output, expected: Uint8Array): void {
+    const bytes = elementBytes(output.tensor.dtype)
+    this.#note(output, compareBits(this.read(output), expected, bytes))
+  }
+
+  /** Exactly these values, as the output's dtype writes them down. */
+  expectValues(output: Output, expected: ArrayLike<number>): void {
+    this.expectBits(output, encodeValues(output.tensor.dtype, expected))
+  }
+
+  expectReals(output: Output, expected: Estimate): void {
+    this.#note(output, this.#compareReals(output, this.readValues(output), expected))
+  }
+
+  expectBlocks(output: Output, expected: Estimate, format: BlockFormat): void {
+    this.#note(output, compareBlocks(this.readValues(output), expected, format))
+  }
+
+  /**
+   * Rows of `of` elements, from element `at` on, whose first `plain` are rounded in blocks of
+   * `format` and the others not at all; with null, none is.
+   */
+  expectRows(
+    output: Output,
+    expected: Estimate,
+    row: { readonly plain: number; readonly of: number; readonly at?: number },
+    format: BlockFormat | null,
+  ): void {
+    const first = row.at ?? 0
+    const got = this.readValues(output).subarray(first, first + expected.value.length)
+    const compare = (from: number, to: number, blocks: BlockFormat | null): Mismatch | null => {
+      const part = slice(expected, from, to)
+      const own = got.subarray(from, to)
+      const found =
+        blocks === null ? this.#compareReals(output, own, part) : compareBlocks(own, part, blocks)
+      if (found === null) return null
+      return { ...found, index: found.index === null ? null : first + from + found.index }
+    }
+    for (let from = 0; from < got.length; from += row.of) {
+      this.#note(output, compare(from, from + row.plain, format))
+      this.#note(output, compare(from + row.plain, from + row.of, null))
+    }
+    this.#note(output, null)
+  }
+
+  /** Every row of `width` elements but those written is as it was. */
+  expectElsewhere(output: Output, written: ReadonlySet<number>, width: number): void {
+    const rowBytes = byteLength(output.tensor.dtype, [width])
+    const expected = output.before?.slice() ?? new Uint8Array()
+    const now = this.read(output)
+    for (const row of written) {
+      expected.set(now.subarray(row * rowBytes, (row + 1) * rowBytes), row * rowBytes)
+    }
+    this.expectBits(output, expected)
+  }
+
+  /** Row `row` of an i32 output: picks, then −1 to the end. */
+  expectPicks(output: Output, row: number, choice: Choice): readonly number[] {
+    const width = output.tensor.shape[1] ?? 0
+    const found = [...this.readValues(output).subarray(row * width, (row + 1) * width)]
+    const end = found.findLastIndex((pick) => pick !== -1) + 1
+    const picks = found.slice(0, end)
+    const wrong = comparePicks(picks, choice)
+    this.#note(output, wrong === null ? null : { ...wrong, why: `row ${row}: ${wrong.why}` })
+    return picks
+  }
+
+  /** After the run: inputs untouched, every output compared. */
+  finish(): void {
+    for (const { name, tensor, bytes } of this.#inputs) {
+      const now = this.read({ name, tensor, before: null })
+      const changed = compareBits(now, bytes, 1)
+      if (changed === null) continue
+      this.fail('input_changed', `byte ${changed.index} of input ${name} changed`)
+    }
+    const missed = this.#outputs.find((output) => !this.#compared.has(output))
+    if (missed !== undefined) this.fail('not_compared', `nothing looked at ${missed.name}`)
+  }
+
+  outputBytes(): readonly Uint8Array[] {
+    return this.#outputs.map((output) => this.read(output))
+  }
+
+  free(): void {
+    for (const { buffer } of this.#tensors) this.device.free(buffer)
+    this.#tensors.length = 0
+  }
+
+  fail(kind: ConformanceError['kind'], what: string): never {
+    throw new ConformanceError(this.#op, kind, `${this.#subject}: ${what}`)
+  }
+
+  #compareReals(output: Output, got: Float64Array, expected: Estimate): Mismatch | null {
+    const storage = storageUnit(output.tensor.dtype)
+    const wrong = compareReals(got, expected, storage)
+    if (wrong === null)
+      this.boundUsed = Math.max(this.boundUsed, boundUsed(got, expected, storage).used)
+    return wrong
+  }
+
+  #note(output: Output, wrong: Mismatch | null): void {
+    this.#compared.add(output)
+    if (wrong === null) return
+    const at = wrong.index === null ? '' : `[${indexIn(output.tensor.shape, wrong.index)}]`
+    const where = `${output.name}${at}`
+    this.fail('mismatch', `${where} is ${wrong.got}, expected ${wrong.expected} (${wrong.why})`)
+  }
+
+  #addOutput(output: Output): Output {
+    this.#outputs.push(output)
+    return output
+  }
+
+  #place(name: string, dtype: DType, shape: readonly number[], bytes: Uint8Array | null): Tensor {
+    const size = byteLength(dtype, shape)
+    // A tensor without elements still has a buffer: devices do not give out empty ones.
+    const buffer = this.device.alloc(Math.max(size, 1), name)
+    const tensor: Tensor = { buffer, byteOffset: 0, dtype, shape }
+    this.#tensors.push(tensor)
+    if (bytes !== null && size > 0) this.device.write(buffer, 0, bytes)
+    return tensor
+  }
+}
+
+/** Relative error of writing a value down in `dtype`. */
+export function storageUnit(dtype: DType): number {
+  return dtype === 'bf16' ? bfloat16Unit : float32Unit
+}
+
+/** Flat index → index by extent. */
+function indexIn(shape: readonly number[], flat: number): string {
+  const parts: number[] = []
+  let rest = flat
+  for (const extent of shape.toReversed()) {
+    parts.unshift(rest % extent)
+    rest = Math.floor(rest / extent)
+  }
+  return parts.join(', ')
+}
+
+/** A device, its arithmetic and the seed, on which any case can be run. */
+export interface Subject {
+  readonly device: Device
+  readonly numerics: Numerics
+  readonly seed: number
+}
+
+/**
+ * Runs one case; throws `ConformanceError` for anything the device does wrong. A toy case runs
+ * twice, over different rubbish and the second time with weights the device has prepared, and must
+ * give the same bits: results depend on inputs alone. A real one runs as the model would.
+ */
+export function runCase(opCase: OpCase, subject: Subject): CaseResult {
+  const prepared = runOnce(opCase, subject, { rubbish: rubbishWords[0], prepareWeights: true })
+  const result = { boundUsed: prepared.boundUsed }
+  if (opCase.size === 'real') return result
+  const again = runOnce(opCase, subject, { rubbish: rubbishWords[1], prepareWeights: false })
+  for (const [index, bytes] of prepared.outputs.entries()) {
+    const moved = compareBits(again.outputs[index] ?? new Uint8Array(), bytes, 1)
+    if (moved === null) continue
+    prepared.fail('unstable', `output ${index} differs from run to run at byte ${moved.index}`)
+  }
+  return result
+}
+
+export interface CaseResult {
+  /** The largest error in units of its bound; 0 where everything is compared exactly. */
+  readonly boundUsed: number
+}
+
+interface RunConditions {
+  readonly rubbish: number
+  readonly prepareWeights: boolean
+}
+
+interface RunResult extends CaseResult {
+  readonly outputs: readonly Uint8Array[]
+  fail(kind: ConformanceError['kind'], what: string): never
+}
+
+function runOnce(opCase: OpCase, subject: Subject, conditions: RunConditions): RunResult {
+  const { numerics, seed } = subject
+  const { rubbish, prepareWeights } = conditions
+  const device = new GuardedDevice(subject.device, rubbish)
+  const bench = new Bench(opCase, { device, numerics, seed, prepareWeights })
+  try {
+    const prepared = opCase.prepare(bench)
+    prepared.run()
+    device.synchronise()
+    prepared.check()
+    bench.finish()
+    return {
+      boundUsed: bench.boundUsed,
+      outputs: bench.outputBytes(),
+      fail: (kind, what) => bench.fail(kind, what),
+    }
+  } catch (error) {
+    if (error instanceof GuardError) bench.fail('guard', error.message)
+    throw error
+  } finally {
+    bench.free()
+  }
+}
