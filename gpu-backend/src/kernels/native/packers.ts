@@ -1,8 +1,10 @@
 import { packLinear } from '../linear/pack.ts'
+import { packQueryRotate } from '../query-rotate/pack.ts'
 import type { OpTable } from '../registry.ts'
 import type { PackOp } from './words.ts'
 
 /** How each op's arguments become words. */
 export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } = {
   linear: packLinear,
+  'query-rotate': packQueryRotate,
 }

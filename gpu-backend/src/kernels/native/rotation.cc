@@ -1,0 +1,35 @@
+#include "rotation.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace sluice {
+namespace {
+
+/// A row of 32 pairs takes 1.5 µs.
+constexpr int64_t rowsEach = 4;
+
+}  // namespace
+
+void fillAngles(const float* frequencies, int64_t pairs, int64_t position, double* into) {
+  for (int64_t i = 0; i < pairs; i++) {
+    const double angle = static_cast<float>(position) * frequencies[i];
+    into[i] = std::cos(angle);
+    into[pairs + i] = std::sin(angle);
+  }
+}
+
+Rotations::Rotations(Context& context, const BatchRows& rows, const Tensor& frequencies)
+    : table_(context.scratch.take<double>(2 * rows.count() * frequencies.count())),
+      pairs_(frequencies.count()) {
+  const float* given = frequencies.as<const float>();
+  const int64_t count = rows.count();
+  context.pool.parallelFor((count + rowsEach - 1) / rowsEach, [&](int64_t chunk, int) {
+    const int64_t end = std::min(count, (chunk + 1) * rowsEach);
+    for (int64_t row = chunk * rowsEach; row < end; row++) {
+      fillAngles(given, pairs_, rows[row].position, table_ + 2 * pairs_ * row);
+    }
+  });
+}
+
+}  // namespace sluice
