@@ -1,3 +1,4 @@
+import { packIndexQuery } from '../index-query/pack.ts'
 import { packLinear } from '../linear/pack.ts'
 import { packQueryRotate } from '../query-rotate/pack.ts'
 import type { OpTable } from '../registry.ts'
@@ -7,4 +8,5 @@ import type { PackOp } from './words.ts'
 export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } = {
   linear: packLinear,
   'query-rotate': packQueryRotate,
+  'index-query': packIndexQuery,
 }
