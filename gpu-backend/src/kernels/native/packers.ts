@@ -1,4 +1,5 @@
 import { packIndexQuery } from '../index-query/pack.ts'
+import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
 import { packQueryRotate } from '../query-rotate/pack.ts'
 import type { OpTable } from '../registry.ts'
@@ -7,6 +8,7 @@ import type { PackOp } from './words.ts'
 /** How each op's arguments become words. */
 export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } = {
   linear: packLinear,
+  'latent-norm': packLatentNorm,
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
 }
