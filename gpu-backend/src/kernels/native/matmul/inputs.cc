@@ -1,6 +1,7 @@
 #include "inputs.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "../formats.h"
 
@@ -32,18 +33,24 @@ SLUICE_INLINE float runUnit(uint32_t largest) {
   return floatOfBits((bits & infinityBits) - (21u << 23));
 }
 
-/// One run of one row. A run with NaN or infinity gets NaN as its unit: whatever it takes part in
-/// becomes NaN.
+/// Whether exponents of such a unit and of a scale cannot be added blindly.
+SLUICE_INLINE bool isExtreme(float unit) {
+  const uint32_t bits = bitsOfFloat(unit);
+  return bits < uint32_t{127 - unitExponentMax} << 23 || bits > uint32_t{127 + unitExponentMax} << 23;
+}
+
+/// One run of one row. A run of zeros has an ordinary unit; one with NaN or infinity gets NaN as its
+/// unit, so that whatever it takes part in becomes NaN. Gives whether the unit is extreme.
 template <int limbs>
-SLUICE_INLINE void writeRun(const float* values, int8_t* into, int32_t& start, float& unit) {
+SLUICE_INLINE bool writeRun(const float* values, int8_t* into, int32_t& start, float& unit) {
   const uint32_t largest = largestBits(values, fp4Run);
-  const bool finite = largest < infinityBits;
-  const float step = finite ? runUnit<limbs>(largest) : 1.0f;
-  const float inverse = finite ? 1.0f / step : 0.0f;
+  const bool counts = largest != 0 && largest < infinityBits;
+  const float step = counts ? runUnit<limbs>(largest) : 1.0f;
+  const float inverse = counts ? 1.0f / step : 0.0f;
   int32_t whole[fp4Run];
   int32_t sum = 0;
   for (int i = 0; i < fp4Run; i++) {
-    whole[i] = finite ? nearest(values[i] * inverse) : 0;
+    whole[i] = counts ? nearest(values[i] * inverse) : 0;
     sum += whole[i];
   }
   for (int limb = 0; limb < limbs; limb++) {
@@ -55,15 +62,20 @@ SLUICE_INLINE void writeRun(const float* values, int8_t* into, int32_t& start, f
     }
   }
   start = -12 * sum;
-  unit = finite ? 0.5f * step : std::numeric_limits<float>::quiet_NaN();
+  unit = largest < infinityBits ? 0.5f * step : std::numeric_limits<float>::quiet_NaN();
+  return isExtreme(unit);
 }
 
 template <int limbs>
 SLUICE_INLINE void writeLimbs(const Tile& tile, int row, int64_t from, const float* block, int count) {
+  bool extreme = false;
   for (int i = 0; i < count; i += fp4Run) {
     const int64_t at = (from + i) / fp4Run * tile.rows + row;
-    writeRun<limbs>(block + i, tile.limbs + at * limbs * fp4Run, tile.starts[at], tile.units[at]);
+    extreme |= writeRun<limbs>(block + i, tile.limbs + at * limbs * fp4Run, tile.starts[at],
+                               tile.units[at]);
   }
+  // Threads share a tile, each with columns of its own.
+  if (extreme) std::atomic_ref(*tile.extremes).store(1, std::memory_order_relaxed);
 }
 
 /// Writes up to 128 columns of one row.
@@ -120,6 +132,8 @@ void takeTile(Scratch& scratch, InputKind kind, int64_t width, Tile& tile) {
       tile.limbs = scratch.take<int8_t>(values * (kind == InputKind::limbs3 ? limbsMax : 1));
       tile.starts = scratch.take<int32_t>(values / fp4Run);
       tile.units = scratch.take<float>(values / fp4Run);
+      tile.extremes = scratch.take<int32_t>(1);
+      *tile.extremes = 0;
       return;
     case InputKind::floats:
       tile.floats = scratch.take<float>(values);

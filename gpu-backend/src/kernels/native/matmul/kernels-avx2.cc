@@ -176,42 +176,33 @@ SLUICE_AVX2 const float* decodeBlock(const Panel& panel, int64_t from, int width
   return into;
 }
 
-/// Adds one block for `rows` input rows. As many of the four chains advance together as registers
-/// allow, since one chain alone waits for each of its own additions.
+/// Adds one block for `rows` input rows, even and odd columns on chains of their own.
 template <int rows>
 SLUICE_AVX2 void addBlock(const float* weights, int width, const float* input, int stride,
                           float scale, float* into) {
-  constexpr int together = rows == 1 ? 4 : rows == 2 ? 2 : 1;
-  __m256 chains[4][rows][2];
-  for (int first = 0; first < 4; first += together) {
-    __m256 sums[together][rows][2];
-    for (auto& chain : sums) {
-      for (auto& row : chain) row[0] = row[1] = _mm256_setzero_ps();
-    }
-    for (int k = first; k < width; k += 4) {
-#pragma GCC unroll 4
-      for (int c = 0; c < together; c++) {
-        const __m256 low = _mm256_loadu_ps(weights + (k + c) * panelRows);
-        const __m256 high = _mm256_loadu_ps(weights + (k + c) * panelRows + 8);
-#pragma GCC unroll 4
-        for (int m = 0; m < rows; m++) {
-          const __m256 x = _mm256_set1_ps(input[(k + c) * stride + m]);
-          sums[c][m][0] = _mm256_fmadd_ps(low, x, sums[c][m][0]);
-          sums[c][m][1] = _mm256_fmadd_ps(high, x, sums[c][m][1]);
-        }
-      }
-    }
-    for (int c = 0; c < together; c++) {
+  __m256 even[rows][2];
+  __m256 odd[rows][2];
+  for (int m = 0; m < rows; m++) {
+    even[m][0] = even[m][1] = odd[m][0] = odd[m][1] = _mm256_setzero_ps();
+  }
+  for (int k = 0; k < width; k += 2) {
+    const float* column = weights + k * panelRows;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      const __m256 first = _mm256_loadu_ps(column + half * 8);
+      const __m256 second = _mm256_loadu_ps(column + panelRows + half * 8);
+#pragma GCC unroll 3
       for (int m = 0; m < rows; m++) {
-        chains[first + c][m][0] = sums[c][m][0];
-        chains[first + c][m][1] = sums[c][m][1];
+        const __m256 x = _mm256_set1_ps(input[k * stride + m]);
+        const __m256 y = _mm256_set1_ps(input[(k + 1) * stride + m]);
+        even[m][half] = _mm256_fmadd_ps(first, x, even[m][half]);
+        odd[m][half] = _mm256_fmadd_ps(second, y, odd[m][half]);
       }
     }
   }
   for (int m = 0; m < rows; m++) {
     for (int half = 0; half < 2; half++) {
-      const __m256 sum = _mm256_add_ps(_mm256_add_ps(chains[0][m][half], chains[1][m][half]),
-                                       _mm256_add_ps(chains[2][m][half], chains[3][m][half]));
+      const __m256 sum = _mm256_add_ps(even[m][half], odd[m][half]);
       float* target = into + m * panelRows + half * 8;
       _mm256_storeu_ps(target, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), _mm256_loadu_ps(target)));
     }
@@ -222,11 +213,10 @@ SLUICE_AVX2 void addTile(const float* weights, int64_t from, int width, const Ti
                          float scale, float* into) {
   const float* input = tile.floats + from * tile.rows;
   int m = 0;
-  for (; m + 4 <= tile.rows; m += 4) {
-    addBlock<4>(weights, width, input + m, tile.rows, scale, into + m * panelRows);
+  for (; m + 3 <= tile.rows; m += 3) {
+    addBlock<3>(weights, width, input + m, tile.rows, scale, into + m * panelRows);
   }
   float* rest = into + m * panelRows;
-  if (tile.rows - m == 3) addBlock<3>(weights, width, input + m, tile.rows, scale, rest);
   if (tile.rows - m == 2) addBlock<2>(weights, width, input + m, tile.rows, scale, rest);
   if (tile.rows - m == 1) addBlock<1>(weights, width, input + m, tile.rows, scale, rest);
 }

@@ -1,15 +1,23 @@
 // AVX-512 with VBMI, VNNI and, where there is one, the bfloat16 dot product: one register holds a
 // panel's sixteen rows.
 //
-// Ladder (m = 1, share of the read bandwidth that one thread has):
-//   rows read one by one, four side by side                                    0.31
-//   rows read one by one, VNNI, prefetch                                       0.57
-//   panels: sixteen rows in one stream, nibbles by vpermb, which needs no mask 0.86
-//   the same with three limbs (22-bit inputs)                                  0.65
-// and for many rows (share of the vpdpbusd peak): tile of sixteen rows, a run's codes decoded once
-// into eight registers 0.78; adding exponents instead of multiplying scales leaves the two
-// multiplier pipes to the dot products 0.84.
-// FP8: table look-up of both bytes of a bfloat16 (vpermi2b) beats half precision (vcvtph2ps).
+// Ladder. One thread of a Zen 4, medians of ratios taken side by side.
+// One input row, share of the read bandwidth:
+//   FP4, rows one after the other, four side by side                            0.31
+//   FP4, rows one after the other, vpdpbusd, prefetch                           0.57
+//   FP4 in panels: one stream; nibbles by vpermb, which needs no mask           0.85
+//   the same with three limbs (22-bit inputs)                                   0.70
+//   FP8 by half precision (vcvtph2ps)                                           0.60
+//   FP8 by look-up of both bytes of a bfloat16 (vpermi2b), fp32 products        0.72
+//   the same with bfloat16 products                                             0.87
+// Sixteen input rows and more, share of the vpdpbusd peak (bfloat16 has half, fp32 a quarter of it):
+//   FP4, a run's codes decoded once for sixteen rows                            0.59
+//   inputs as memory operands: the compiler broadcasts them one by one          0.72
+//   exponents added, not multiplied: the multipliers are left to dot products   0.79
+//   four rows' chains interleaved                                               0.82
+//   FP4 with three limbs (at most 0.33)                                         0.30
+//   FP8 decoded to memory once for all rows, a chain at a time, bfloat16 / fp32 0.34 / 0.20
+//   FP8 decoded again for every eight rows, two chains in registers             0.42 / 0.22
 
 #include "../formats.h"
 #include "kernels.h"
@@ -18,8 +26,7 @@
 
 #include <immintrin.h>
 
-#include <array>
-#include <utility>
+#include <algorithm>
 
 namespace sluice {
 namespace {
@@ -33,75 +40,194 @@ SLUICE_AVX512 inline __m512i fp4Table() {
       _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
 }
 
-/// 2^(byte − 127) of sixteen bytes; byte 0 is a subnormal, which the maximum supplies.
-SLUICE_AVX512 inline __m512 scalesOf(const uint8_t* bytes) {
+/// A run's doubled codes: register i meets inputs 4·i … 4·i + 3.
+SLUICE_AVX512 inline void decodeRun(const uint8_t* packed, __m512i table, __m512i (&codes)[8]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m512i bytes = load(packed + 64 * i);
+    __builtin_prefetch(packed + 64 * i + 4096);
+    codes[2 * i] = _mm512_permutexvar_epi8(bytes, table);
+    codes[2 * i + 1] = _mm512_permutexvar_epi8(_mm512_srli_epi16(bytes, 4), table);
+  }
+}
+
+/// How a run's scale and an input's unit become one factor.
+enum class Scaling {
+  /// Their product.
+  multiply,
+  /// The unit with the scale's exponent added: the same bits as long as nothing leaves the range of
+  /// normal numbers.
+  addExponents,
+};
+
+/// Factors of both kinds of exponent whose sum stays a normal number.
+constexpr int exponentMin = 127 - unitExponentMax;
+constexpr int exponentMax = 127 + unitExponentMax;
+
+/// Sixteen scales, as floats or as what is to be added to a float's bits.
+template <Scaling scaling>
+SLUICE_AVX512 inline __m512i scalesOf(const uint8_t* bytes) {
   const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
   const __m512i exponents = _mm512_slli_epi32(_mm512_cvtepu8_epi32(sixteen), 23);
-  return _mm512_castsi512_ps(_mm512_max_epu32(exponents, _mm512_set1_epi32(0x00400000)));
+  if constexpr (scaling == Scaling::addExponents) {
+    return _mm512_sub_epi32(exponents, _mm512_set1_epi32(127 << 23));
+  }
+  // Byte 0 is a subnormal, which the maximum supplies.
+  return _mm512_max_epu32(exponents, _mm512_set1_epi32(0x00400000));
 }
 
-/// One run of FP4: the sum over 32 inputs for sixteen weight rows, exact.
-template <int limbs>
-SLUICE_AVX512 inline __m512i runSum(const __m512i (&codes)[8], const int8_t* input, int32_t start) {
-  const int32_t* words = reinterpret_cast<const int32_t*>(input);
-  __m512i sum[limbs];
-  sum[0] = _mm512_set1_epi32(start);
-  for (int limb = 1; limb < limbs; limb++) sum[limb] = _mm512_setzero_si512();
+template <Scaling scaling>
+SLUICE_AVX512 inline __m512 factorOf(__m512i scales, const float* unit) {
+  if constexpr (scaling == Scaling::addExponents) {
+    const __m512i bits = _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(unit));
+    return _mm512_castsi512_ps(_mm512_add_epi32(scales, bits));
+  }
+  return _mm512_mul_ps(_mm512_castsi512_ps(scales), _mm512_set1_ps(*unit));
+}
+
+/// Four inputs against sixteen rows. Written out because the compiler would load the inputs with an
+/// instruction of its own.
+SLUICE_AVX512 inline void dotOnto(__m512i& sum, __m512i codes, const int32_t* inputs) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*inputs));
+}
+
+/// What the rows of one FP4 kernel call share: where a run's inputs lie.
+struct RunInputs {
+  const int8_t* limbs;
+  const int32_t* starts;
+  const float* units;
+};
+
+/// One run for `rows` input rows, side by side: one alone would wait for each of its own additions.
+template <int limbs, int rows, Scaling scaling>
+SLUICE_AVX512 inline void addRun(const __m512i (&codes)[8], __m512i scales, const RunInputs& inputs,
+                                 __m512* total) {
+  __m512i sum[rows > 0 ? rows : 1][limbs];
+#pragma GCC unroll 4
+  for (int m = 0; m < rows; m++) {
+    sum[m][0] = _mm512_set1_epi32(inputs.starts[m]);
+    for (int limb = 1; limb < limbs; limb++) sum[m][limb] = _mm512_setzero_si512();
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
+#pragma GCC unroll 4
+    for (int m = 0; m < rows; m++) {
+      const int32_t* words = reinterpret_cast<const int32_t*>(inputs.limbs + m * limbs * fp4Run);
 #pragma GCC unroll 3
-    for (int limb = 0; limb < limbs; limb++) {
-      sum[limb] = _mm512_dpbusd_epi32(sum[limb], codes[i], _mm512_set1_epi32(words[limb * 8 + i]));
+      for (int limb = 0; limb < limbs; limb++) dotOnto(sum[m][limb], codes[i], words + limb * 8 + i);
     }
   }
-  if constexpr (limbs == 1) return sum[0];
-  return _mm512_add_epi32(
-      sum[0], _mm512_add_epi32(_mm512_slli_epi32(sum[1], 8), _mm512_slli_epi32(sum[2], 16)));
+#pragma GCC unroll 4
+  for (int m = 0; m < rows; m++) {
+    __m512i whole = sum[m][0];
+    if constexpr (limbs == 3) {
+      const __m512i middle = _mm512_slli_epi32(sum[m][1], 8);
+      whole = _mm512_add_epi32(_mm512_add_epi32(whole, middle), _mm512_slli_epi32(sum[m][2], 16));
+    }
+    const __m512 factor = factorOf<scaling>(scales, inputs.units + m);
+    total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), factor, total[m]);
+  }
 }
 
-template <int limbs, int rows>
-SLUICE_AVX512 void limbTile(const Panel& panel, const Tile& tile, float* sums) {
+/// `rows` rows of a tile from `from` on.
+template <int limbs, int rows, Scaling scaling>
+SLUICE_AVX512 void limbRows(const Panel& panel, const Tile& tile, int from, float* sums) {
+  constexpr int together = limbs == 1 ? 4 : 1;
   const __m512i table = fp4Table();
   __m512 total[rows];
   for (auto& row : total) row = _mm512_setzero_ps();
-  const uint8_t* packed = panel.codes;
   const int64_t runs = panel.width / fp4Run;
-  for (int64_t run = 0; run < runs; run++, packed += fp4Run / 2 * panelRows) {
+  for (int64_t run = 0; run < runs; run++) {
     __m512i codes[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const __m512i bytes = load(packed + 64 * i);
-      __builtin_prefetch(packed + 64 * i + 4096);
-      codes[2 * i] = _mm512_permutexvar_epi8(bytes, table);
-      codes[2 * i + 1] = _mm512_permutexvar_epi8(_mm512_srli_epi16(bytes, 4), table);
-    }
-    const __m512 scales = scalesOf(panel.scales + run * panelRows);
+    decodeRun(panel.codes + run * (fp4Run / 2 * panelRows), table, codes);
+    const __m512i scales = scalesOf<scaling>(panel.scales + run * panelRows);
+    const int64_t at = run * tile.rows + from;
+    const RunInputs inputs{tile.limbs + at * limbs * fp4Run, tile.starts + at, tile.units + at};
 #pragma GCC unroll 16
-    for (int m = 0; m < rows; m++) {
-      const int64_t at = run * rows + m;
-      const __m512i whole =
-          runSum<limbs>(codes, tile.limbs + at * limbs * fp4Run, tile.starts[at]);
-      const __m512 factor = _mm512_mul_ps(scales, _mm512_set1_ps(tile.units[at]));
-      total[m] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), factor, total[m]);
+    for (int m = 0; m + together <= rows; m += together) {
+      const RunInputs mine{inputs.limbs + m * limbs * fp4Run, inputs.starts + m, inputs.units + m};
+      addRun<limbs, together, scaling>(codes, scales, mine, total + m);
     }
+    constexpr int rest = rows % together;
+    constexpr int done = rows - rest;
+    const RunInputs last{inputs.limbs + done * limbs * fp4Run, inputs.starts + done,
+                         inputs.units + done};
+    addRun<limbs, rest, scaling>(codes, scales, last, total + done);
   }
   for (int m = 0; m < rows; m++) _mm512_storeu_ps(sums + m * panelRows, total[m]);
 }
 
-using LimbTile = void (*)(const Panel&, const Tile&, float*);
-
-template <int limbs, size_t... rows>
-constexpr std::array<LimbTile, sizeof...(rows)> limbTiles(std::index_sequence<rows...>) {
-  return {limbTile<limbs, rows + 1>...};
+/// Whether all scales of the panel are close enough to one for their exponents to be added.
+SLUICE_AVX512 bool ordinaryScales(const Panel& panel) {
+  __m512i low = _mm512_set1_epi8(127);
+  __m512i high = low;
+  const int64_t bytes = panel.width / fp4Run * panelRows;
+  for (int64_t at = 0; at < bytes; at += 64) {
+    const __mmask64 there = bytes - at >= 64 ? ~__mmask64{0} : (__mmask64{1} << (bytes - at)) - 1;
+    const __m512i scales = _mm512_mask_loadu_epi8(low, there, panel.scales + at);
+    low = _mm512_min_epu8(low, scales);
+    high = _mm512_max_epu8(high, scales);
+  }
+  return _mm512_cmplt_epu8_mask(low, _mm512_set1_epi8(exponentMin)) == 0 &&
+         _mm512_cmpgt_epu8_mask(high, _mm512_set1_epi8(static_cast<char>(exponentMax))) == 0;
 }
 
-template <int limbs>
-void limbKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
-  static constexpr auto byRows = limbTiles<limbs>(std::make_index_sequence<tileRowsMax>());
+/// Calls the kernel for sixteen, twelve or up to eight rows at once, until all are done.
+void limb1Tile(const Panel& panel, const Tile& tile, float* sums) {
+  constexpr Scaling add = Scaling::addExponents;
+  using Rows = void (*)(const Panel&, const Tile&, int, float*);
+  static constexpr Rows kernels[] = {limbRows<1, 1, add>, limbRows<1, 2, add>, limbRows<1, 3, add>,
+                                     limbRows<1, 4, add>, limbRows<1, 5, add>, limbRows<1, 6, add>,
+                                     limbRows<1, 7, add>, limbRows<1, 8, add>};
+  for (int m = 0; m < tile.rows;) {
+    const int left = tile.rows - m;
+    const int rows = left == 16 ? 16 : left >= 12 ? 12 : std::min(left, 8);
+    const Rows kernel = rows == 16   ? limbRows<1, 16, add>
+                        : rows == 12 ? limbRows<1, 12, add>
+                                     : kernels[rows - 1];
+    kernel(panel, tile, m, sums + m * panelRows);
+    m += rows;
+  }
+}
+
+void limb1Kernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
+  const bool ordinary = ordinaryScales(panel);
   for (int t = 0; t < count; t++) {
-    byRows[tiles[t].rows - 1](panel, tiles[t], sums);
+    if (ordinary && *tiles[t].extremes == 0) {
+      limb1Tile(panel, tiles[t], sums);
+    } else {
+      for (int m = 0; m < tiles[t].rows; m++) {
+        limbRows<1, 1, Scaling::multiply>(panel, tiles[t], m, sums + m * panelRows);
+      }
+    }
     sums += tiles[t].rows * panelRows;
   }
+}
+
+/// Input rows that share one decoding of a panel where there are two sums for each.
+constexpr int rowsTogether = 8;
+
+using RowsKernel = void (*)(const Panel& panel, const Tile& tile, int from, float* sums);
+
+/// Tiles in groups of up to eight rows; `kernels[n − 1]` takes n.
+inline void inGroups(const RowsKernel (&kernels)[rowsTogether], const Panel& panel,
+                     const Tile* tiles, int count, float* sums) {
+  for (int t = 0; t < count; t++) {
+    for (int m = 0; m < tiles[t].rows; m += rowsTogether) {
+      const int rows = std::min(rowsTogether, tiles[t].rows - m);
+      kernels[rows - 1](panel, tiles[t], m, sums + m * panelRows);
+    }
+    sums += tiles[t].rows * panelRows;
+  }
+}
+
+void limb3Kernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
+  constexpr Scaling by = Scaling::multiply;
+  static constexpr RowsKernel kernels[] = {limbRows<3, 1, by>, limbRows<3, 2, by>,
+                                           limbRows<3, 3, by>, limbRows<3, 4, by>,
+                                           limbRows<3, 5, by>, limbRows<3, 6, by>,
+                                           limbRows<3, 7, by>, limbRows<3, 8, by>};
+  inGroups(kernels, panel, tiles, count, sums);
 }
 
 /// Lower and upper byte of the bfloat16 that an e4m3 magnitude is.
@@ -199,7 +325,6 @@ struct FloatReader<DType::f32> {
 };
 
 struct Block {
-  int64_t from;
   int width;
   float scale;
 };
@@ -207,121 +332,47 @@ struct Block {
 inline Block blockAt(const Panel& panel, int64_t from) {
   const int64_t left = panel.width - from;
   const float scale = panel.scales == nullptr ? 1.0f : fromE8m0(panel.scales[from / fp8Tile]);
-  return {from, static_cast<int>(left < blockWidth ? left : blockWidth), scale};
+  return {static_cast<int>(left < blockWidth ? left : blockWidth), scale};
 }
 
-SLUICE_AVX512 inline __m512 joined(__m512 c0, __m512 c1, __m512 c2, __m512 c3) {
-  return _mm512_add_ps(_mm512_add_ps(c0, c1), _mm512_add_ps(c2, c3));
-}
-
-/// One to four input rows: decoded columns go straight into all four chains.
+/// `rows` rows of a tile: decoded columns go straight onto an even and an odd chain each.
 template <DType dtype, int rows>
-SLUICE_AVX512 void floatsFused(const Panel& panel, const Tile& tile, float* sums) {
+SLUICE_AVX512 void floatRows(const Panel& panel, const Tile& tile, int first, float* sums) {
   const FloatReader<dtype> reader;
   __m512 total[rows];
   for (auto& row : total) row = _mm512_setzero_ps();
   for (int64_t from = 0; from < panel.width; from += blockWidth) {
     const Block block = blockAt(panel, from);
-    __m512 chains[rows][4];
-    for (auto& row : chains) {
-      for (auto& chain : row) chain = _mm512_setzero_ps();
-    }
-    const float* input = tile.floats + from * rows;
-#pragma GCC unroll 2
-    for (int group = 0; group < block.width / 4; group++, input += 4 * rows) {
+    __m512 chains[rows][2];
+    for (auto& row : chains) row[0] = row[1] = _mm512_setzero_ps();
+    const float* input = tile.floats + from * tile.rows + first;
+    for (int group = 0; group < block.width / 4; group++, input += 4 * tile.rows) {
       __m512 columns[4];
       reader.read(panel.codes, from / 4 + group, columns);
 #pragma GCC unroll 4
-      for (int m = 0; m < rows; m++) {
-#pragma GCC unroll 4
-        for (int c = 0; c < 4; c++) {
-          chains[m][c] =
-              _mm512_fmadd_ps(columns[c], _mm512_set1_ps(input[c * rows + m]), chains[m][c]);
+      for (int c = 0; c < 4; c++) {
+#pragma GCC unroll 8
+        for (int m = 0; m < rows; m++) {
+          const __m512 x = _mm512_set1_ps(input[c * tile.rows + m]);
+          chains[m][c % 2] = _mm512_fmadd_ps(columns[c], x, chains[m][c % 2]);
         }
       }
     }
     for (int m = 0; m < rows; m++) {
-      total[m] = _mm512_fmadd_ps(joined(chains[m][0], chains[m][1], chains[m][2], chains[m][3]),
-                                 _mm512_set1_ps(block.scale), total[m]);
+      const __m512 sum = _mm512_add_ps(chains[m][0], chains[m][1]);
+      total[m] = _mm512_fmadd_ps(sum, _mm512_set1_ps(block.scale), total[m]);
     }
   }
   for (int m = 0; m < rows; m++) _mm512_storeu_ps(sums + m * panelRows, total[m]);
 }
 
-/// Many input rows: a block is decoded once for all tiles, then its chains run one after the other,
-/// so that sixteen sums fit into registers.
-template <int rows>
-SLUICE_AVX512 void floatsTile(const float* weights, const Block& block, const Tile& tile,
-                              float* sums) {
-  alignas(64) float chains[4][rows][panelRows];
-  const float* input = tile.floats + block.from * rows;
-  for (int c = 0; c < 4; c++) {
-    __m512 sum[rows];
-    for (auto& row : sum) row = _mm512_setzero_ps();
-    for (int k = c; k < block.width; k += 4) {
-      const __m512 column = _mm512_load_ps(weights + k * panelRows);
-#pragma GCC unroll 16
-      for (int m = 0; m < rows; m++) {
-        sum[m] = _mm512_fmadd_ps(column, _mm512_set1_ps(input[k * rows + m]), sum[m]);
-      }
-    }
-    for (int m = 0; m < rows; m++) _mm512_store_ps(chains[c][m], sum[m]);
-  }
-  for (int m = 0; m < rows; m++) {
-    const __m512 sum = joined(_mm512_load_ps(chains[0][m]), _mm512_load_ps(chains[1][m]),
-                              _mm512_load_ps(chains[2][m]), _mm512_load_ps(chains[3][m]));
-    float* into = sums + m * panelRows;
-    _mm512_storeu_ps(into,
-                     _mm512_fmadd_ps(sum, _mm512_set1_ps(block.scale), _mm512_loadu_ps(into)));
-  }
-}
-
-using FloatsFused = void (*)(const Panel&, const Tile&, float*);
-using FloatsTile = void (*)(const float*, const Block&, const Tile&, float*);
-
-template <size_t... rows>
-constexpr std::array<FloatsTile, sizeof...(rows)> floatsTiles(std::index_sequence<rows...>) {
-  return {floatsTile<rows + 1>...};
-}
-
-void clear(const Tile* tiles, int count, float* sums) {
-  for (int t = 0; t < count; t++) {
-    for (int i = 0; i < tiles[t].rows * panelRows; i++) *sums++ = 0;
-  }
-}
-
-template <DType dtype>
-SLUICE_AVX512 void floatsBlocked(const Panel& panel, const Tile* tiles, int count, float* sums) {
-  static constexpr auto byRows = floatsTiles(std::make_index_sequence<tileRowsMax>());
-  const FloatReader<dtype> reader;
-  clear(tiles, count, sums);
-  alignas(64) float decoded[blockWidth * panelRows];
-  for (int64_t from = 0; from < panel.width; from += blockWidth) {
-    const Block block = blockAt(panel, from);
-    for (int group = 0; group < block.width / 4; group++) {
-      __m512 columns[4];
-      reader.read(panel.codes, from / 4 + group, columns);
-      for (int c = 0; c < 4; c++) {
-        _mm512_store_ps(decoded + (group * 4 + c) * panelRows, columns[c]);
-      }
-    }
-    float* into = sums;
-    for (int t = 0; t < count; t++) {
-      byRows[tiles[t].rows - 1](decoded, block, tiles[t], into);
-      into += tiles[t].rows * panelRows;
-    }
-  }
-}
-
 template <DType dtype>
 void floatsOf(const Panel& panel, const Tile* tiles, int count, float* sums) {
-  static constexpr FloatsFused fused[4] = {floatsFused<dtype, 1>, floatsFused<dtype, 2>,
-                                           floatsFused<dtype, 3>, floatsFused<dtype, 4>};
-  if (count == 1 && tiles[0].rows <= 4) {
-    fused[tiles[0].rows - 1](panel, tiles[0], sums);
-  } else {
-    floatsBlocked<dtype>(panel, tiles, count, sums);
-  }
+  static constexpr RowsKernel kernels[] = {floatRows<dtype, 1>, floatRows<dtype, 2>,
+                                           floatRows<dtype, 3>, floatRows<dtype, 4>,
+                                           floatRows<dtype, 5>, floatRows<dtype, 6>,
+                                           floatRows<dtype, 7>, floatRows<dtype, 8>};
+  inGroups(kernels, panel, tiles, count, sums);
 }
 
 void floatKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
@@ -335,129 +386,46 @@ void floatKernel(const Panel& panel, const Tile* tiles, int count, float* sums) 
   }
 }
 
-SLUICE_AVX512_BF16 inline __m512 dot(__m512 sum, __m512i weights, uint32_t input) {
-  return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(weights),
-                          reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(input))));
-}
-
-/// Four columns, two pairs: onto chains `chain` and `chain + 1`.
-template <DType dtype, int rows, int chain>
-SLUICE_AVX512_BF16 inline void addGroup(const PairReader<dtype>& reader, const uint8_t* codes,
-                                        int64_t group, const uint32_t* input,
-                                        __m512 (&chains)[rows][4]) {
-  __m512i first, second;
-  reader.read(codes, group, first, second);
-#pragma GCC unroll 4
-  for (int m = 0; m < rows; m++) {
-    chains[m][chain] = dot(chains[m][chain], first, input[m]);
-    chains[m][chain + 1] = dot(chains[m][chain + 1], second, input[rows + m]);
-  }
+/// Two inputs against sixteen rows; a memory operand for the same reason as above.
+SLUICE_AVX512_BF16 inline void dotOnto(__m512& sum, __m512i weights, const uint32_t* inputs) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*inputs));
 }
 
 template <DType dtype, int rows>
-SLUICE_AVX512_BF16 void pairsFused(const Panel& panel, const Tile& tile, float* sums) {
+SLUICE_AVX512_BF16 void pairRows(const Panel& panel, const Tile& tile, int first, float* sums) {
   const PairReader<dtype> reader;
   __m512 total[rows];
   for (auto& row : total) row = _mm512_setzero_ps();
   for (int64_t from = 0; from < panel.width; from += blockWidth) {
     const Block block = blockAt(panel, from);
-    __m512 chains[rows][4];
-    for (auto& row : chains) {
-      for (auto& chain : row) chain = _mm512_setzero_ps();
-    }
-    const uint32_t* input = tile.pairs + from / 2 * rows;
-    const int64_t first = from / 4;
-    const int groups = block.width / 4;
-    int group = 0;
-    for (; group + 2 <= groups; group += 2, input += 4 * rows) {
-      addGroup<dtype, rows, 0>(reader, panel.codes, first + group, input, chains);
-      addGroup<dtype, rows, 2>(reader, panel.codes, first + group + 1, input + 2 * rows, chains);
-    }
-    if (group < groups) {
-      addGroup<dtype, rows, 0>(reader, panel.codes, first + group, input, chains);
+    __m512 even[rows];
+    __m512 odd[rows];
+    for (int m = 0; m < rows; m++) even[m] = odd[m] = _mm512_setzero_ps();
+    const uint32_t* input = tile.pairs + from / 2 * tile.rows + first;
+    for (int group = 0; group < block.width / 4; group++, input += 2 * tile.rows) {
+      __m512i columns01, columns23;
+      reader.read(panel.codes, from / 4 + group, columns01, columns23);
+#pragma GCC unroll 8
+      for (int m = 0; m < rows; m++) {
+        dotOnto(even[m], columns01, input + m);
+        dotOnto(odd[m], columns23, input + tile.rows + m);
+      }
     }
     for (int m = 0; m < rows; m++) {
-      total[m] = _mm512_fmadd_ps(joined(chains[m][0], chains[m][1], chains[m][2], chains[m][3]),
-                                 _mm512_set1_ps(block.scale), total[m]);
+      const __m512 sum = _mm512_add_ps(even[m], odd[m]);
+      total[m] = _mm512_fmadd_ps(sum, _mm512_set1_ps(block.scale), total[m]);
     }
   }
   for (int m = 0; m < rows; m++) _mm512_storeu_ps(sums + m * panelRows, total[m]);
 }
 
-template <int rows>
-SLUICE_AVX512_BF16 void pairsTile(const uint32_t* weights, const Block& block, const Tile& tile,
-                                  float* sums) {
-  alignas(64) float chains[4][rows][panelRows];
-  const uint32_t* input = tile.pairs + block.from / 2 * rows;
-  for (int c = 0; c < 4; c++) {
-    __m512 sum[rows];
-    for (auto& row : sum) row = _mm512_setzero_ps();
-    for (int pair = c; pair < block.width / 2; pair += 4) {
-      const __m512i column = load(weights + pair * panelRows);
-#pragma GCC unroll 16
-      for (int m = 0; m < rows; m++) sum[m] = dot(sum[m], column, input[pair * rows + m]);
-    }
-    for (int m = 0; m < rows; m++) _mm512_store_ps(chains[c][m], sum[m]);
-  }
-  for (int m = 0; m < rows; m++) {
-    const __m512 sum = joined(_mm512_load_ps(chains[0][m]), _mm512_load_ps(chains[1][m]),
-                              _mm512_load_ps(chains[2][m]), _mm512_load_ps(chains[3][m]));
-    float* into = sums + m * panelRows;
-    _mm512_storeu_ps(into,
-                     _mm512_fmadd_ps(sum, _mm512_set1_ps(block.scale), _mm512_loadu_ps(into)));
-  }
-}
-
-using PairsTile = void (*)(const uint32_t*, const Block&, const Tile&, float*);
-
-template <size_t... rows>
-constexpr std::array<PairsTile, sizeof...(rows)> pairsTiles(std::index_sequence<rows...>) {
-  return {pairsTile<rows + 1>...};
-}
-
-/// A bf16 panel already is what the tiles read; FP8 is widened block by block.
-template <DType dtype>
-SLUICE_AVX512_BF16 const uint32_t* pairBlock(const Panel& panel, const Block& block,
-                                             uint32_t* into) {
-  const PairReader<dtype> reader;
-  if constexpr (dtype == DType::bf16) {
-    return reinterpret_cast<const uint32_t*>(panel.codes) + block.from / 2 * panelRows;
-  }
-  for (int group = 0; group < block.width / 4; group++) {
-    __m512i first, second;
-    reader.read(panel.codes, block.from / 4 + group, first, second);
-    _mm512_store_si512(into + group * 2 * panelRows, first);
-    _mm512_store_si512(into + (group * 2 + 1) * panelRows, second);
-  }
-  return into;
-}
-
-template <DType dtype>
-SLUICE_AVX512_BF16 void pairsBlocked(const Panel& panel, const Tile* tiles, int count,
-                                     float* sums) {
-  static constexpr auto byRows = pairsTiles(std::make_index_sequence<tileRowsMax>());
-  clear(tiles, count, sums);
-  alignas(64) uint32_t decoded[blockWidth / 2 * panelRows];
-  for (int64_t from = 0; from < panel.width; from += blockWidth) {
-    const Block block = blockAt(panel, from);
-    const uint32_t* weights = pairBlock<dtype>(panel, block, decoded);
-    float* into = sums;
-    for (int t = 0; t < count; t++) {
-      byRows[tiles[t].rows - 1](weights, block, tiles[t], into);
-      into += tiles[t].rows * panelRows;
-    }
-  }
-}
-
 template <DType dtype>
 void pairsOf(const Panel& panel, const Tile* tiles, int count, float* sums) {
-  static constexpr FloatsFused fused[4] = {pairsFused<dtype, 1>, pairsFused<dtype, 2>,
-                                           pairsFused<dtype, 3>, pairsFused<dtype, 4>};
-  if (count == 1 && tiles[0].rows <= 4) {
-    fused[tiles[0].rows - 1](panel, tiles[0], sums);
-  } else {
-    pairsBlocked<dtype>(panel, tiles, count, sums);
-  }
+  static constexpr RowsKernel kernels[] = {pairRows<dtype, 1>, pairRows<dtype, 2>,
+                                           pairRows<dtype, 3>, pairRows<dtype, 4>,
+                                           pairRows<dtype, 5>, pairRows<dtype, 6>,
+                                           pairRows<dtype, 7>, pairRows<dtype, 8>};
+  inGroups(kernels, panel, tiles, count, sums);
 }
 
 void pairKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
@@ -467,11 +435,9 @@ void pairKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
 
 }  // namespace
 
-KernelSet avx512Kernels() { return {limbKernel<1>, limbKernel<3>, floatKernel, nullptr}; }
+KernelSet avx512Kernels() { return {limb1Kernel, limb3Kernel, floatKernel, nullptr}; }
 
-KernelSet avx512Bf16Kernels() {
-  return {limbKernel<1>, limbKernel<3>, floatKernel, pairKernel};
-}
+KernelSet avx512Bf16Kernels() { return {limb1Kernel, limb3Kernel, floatKernel, pairKernel}; }
 
 }  // namespace sluice
 

@@ -74,14 +74,17 @@ float decoded(const Panel& panel, int64_t k, int row) {
 
 void addBlock(const float (*weights)[panelRows], int width, const float* input, int stride,
               float scale, float* into) {
-  float chains[4][panelRows] = {};
-  for (int k = 0; k < width; k++) {
+  float even[panelRows] = {};
+  float odd[panelRows] = {};
+  for (int k = 0; k < width; k += 2) {
     const float x = input[k * stride];
-    for (int i = 0; i < panelRows; i++) chains[k % 4][i] += weights[k][i] * x;
+    const float y = input[(k + 1) * stride];
+    for (int i = 0; i < panelRows; i++) {
+      even[i] += weights[k][i] * x;
+      odd[i] += weights[k + 1][i] * y;
+    }
   }
-  for (int i = 0; i < panelRows; i++) {
-    into[i] += ((chains[0][i] + chains[1][i]) + (chains[2][i] + chains[3][i])) * scale;
-  }
+  for (int i = 0; i < panelRows; i++) into[i] += (even[i] + odd[i]) * scale;
 }
 
 void floatKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {

@@ -11,9 +11,9 @@
 // Order of summation, the same for every number of input rows, so that a row's result never
 // depends on its neighbours:
 //   limbs   per run of 32: an exact integer sum; runs one after the other in one float.
-//   floats  per block of 128: four chains of fused multiply-adds, k ≡ 0 … 3 mod 4, added as
-//           (0 + 1) + (2 + 3), times the block's scale onto one float.
-//   pairs   the same with bfloat16 dot products of neighbours, pair p in chain p mod 4.
+//   floats  per block of 128: one chain of fused multiply-adds over even columns and one over odd
+//           ones; their sum, times the block's scale, onto one float.
+//   pairs   the same with bfloat16 dot products of neighbours, over even and odd pairs.
 
 namespace sluice {
 
@@ -21,6 +21,8 @@ constexpr int panelRows = 16;
 constexpr int tileRowsMax = 16;
 constexpr int blockWidth = 128;
 constexpr int limbsMax = 3;
+/// Units between 2^-60 and 2^60 can be combined with scales in that range by adding exponents.
+constexpr int unitExponentMax = 60;
 
 /// Sixteen rows of a weight, column groups of four bytes side by side (`panels.h`).
 struct Panel {
@@ -53,6 +55,8 @@ struct Tile {
   int32_t* starts;
   /// `[width ÷ 32][rows]`: a run's unit, halved because codes are doubled values.
   float* units;
+  /// Not zero where some unit is NaN or beyond `unitExponentMax`.
+  int32_t* extremes;
   /// `[width][rows]`.
   float* floats;
   /// `[width ÷ 2][rows]`, the even element in the lower half.

@@ -7,15 +7,40 @@ namespace {
 
 /// 64 rows of 4096 FP4 weights are 128 KiB: 4 µs, long against taking a chunk, short against a slice.
 constexpr int64_t chunkRows = 64;
-/// 128 input rows of 4096 fit into the second-level cache beside a chunk's weights.
-constexpr int64_t chunkTiles = 8;
+/// Input rows of one chunk: at most 128, and no more than fit into a second-level cache beside the
+/// chunk's weights.
+constexpr int64_t chunkTilesMax = 8;
+constexpr int64_t chunkInputBytes = 512 << 10;
 
 int64_t ceilDiv(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
 
+/// A product's chunks: `tileChunks` of `tilesEach` tiles for each 64 weight rows, from `first` on.
 struct Chunks {
   int64_t first;
+  int64_t tilesEach;
   int64_t tileChunks;
 };
+
+int64_t tileBytes(const Inputs& inputs) {
+  const int64_t values = inputs.panelWidth * tileRowsMax;
+  switch (inputs.kind) {
+    case InputKind::limbs1:
+      return values + values / 4;
+    case InputKind::limbs3:
+      return limbsMax * values + values / 4;
+    case InputKind::floats:
+      return 4 * values;
+    case InputKind::pairs:
+      return 2 * values;
+  }
+  return values;
+}
+
+Chunks chunksOf(const Product& product, int64_t first) {
+  const int64_t fitting = chunkInputBytes / tileBytes(*product.inputs);
+  const int64_t tilesEach = std::clamp<int64_t>(fitting, 1, chunkTilesMax);
+  return {first, tilesEach, ceilDiv(product.inputs->tileCount, tilesEach)};
+}
 
 PanelKernel kernelOf(const KernelSet& set, InputKind kind) {
   switch (kind) {
@@ -45,12 +70,14 @@ struct Workspace {
   uint8_t* panel;
 };
 
-void runChunk(const KernelSet& kernels, const Product& product, int64_t rowChunk, int64_t tileChunk,
+/// Chunk `index` of one product.
+void runChunk(const KernelSet& kernels, const Product& product, const Chunks& chunks, int64_t index,
               const Workspace& space) {
   const Inputs& inputs = *product.inputs;
   const PanelKernel kernel = kernelOf(kernels, inputs.kind);
-  const int64_t firstTile = tileChunk * chunkTiles;
-  const int64_t tiles = std::min(chunkTiles, inputs.tileCount - firstTile);
+  const int64_t rowChunk = index / chunks.tileChunks;
+  const int64_t firstTile = index % chunks.tileChunks * chunks.tilesEach;
+  const int64_t tiles = std::min(chunks.tilesEach, inputs.tileCount - firstTile);
   const int64_t firstInput = firstTile * tileRowsMax;
   const int64_t inputRows = std::min(inputs.rows - firstInput, tiles * tileRowsMax);
   const int64_t end = std::min(product.weight.rows, (rowChunk + 1) * chunkRows);
@@ -69,13 +96,12 @@ void runProducts(Context& context, std::span<const Product> products) {
   int64_t total = 0;
   int64_t panelBytes = 0;
   for (int64_t i = 0; i < count; i++) {
-    const int64_t tileChunks = ceilDiv(products[i].inputs->tileCount, chunkTiles);
-    chunks[i] = {total, tileChunks};
-    total += ceilDiv(products[i].weight.rows, chunkRows) * tileChunks;
+    chunks[i] = chunksOf(products[i], total);
+    total += ceilDiv(products[i].weight.rows, chunkRows) * chunks[i].tileChunks;
     panelBytes = std::max(panelBytes, panelBytesMax(products[i].weight));
   }
   const int threads = context.pool.threads();
-  const int64_t sumsEach = chunkTiles * tileRowsMax * panelRows;
+  const int64_t sumsEach = chunkTilesMax * tileRowsMax * panelRows;
   float* sums = context.scratch.take<float>(sumsEach * threads);
   uint8_t* panels = context.scratch.take<uint8_t>(panelBytes * threads);
   const KernelSet kernels = kernelsFor(context.isa);
@@ -83,10 +109,8 @@ void runProducts(Context& context, std::span<const Product> products) {
     const auto behind = std::upper_bound(chunks, chunks + count, chunk,
                                          [](int64_t at, const Chunks& c) { return at < c.first; });
     const Chunks& mine = behind[-1];
-    const int64_t within = chunk - mine.first;
     const Workspace space{sums + worker * sumsEach, panels + worker * panelBytes};
-    runChunk(kernels, products[&mine - chunks], within / mine.tileChunks, within % mine.tileChunks,
-             space);
+    runChunk(kernels, products[&mine - chunks], mine, chunk - mine.first, space);
   });
 }
 
