@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest'
-import { equalInConstantTime, randomLetters, readBytes, sha256, toHex } from './bytes.ts'
+import {
+  discardBytes,
+  equalInConstantTime,
+  randomLetters,
+  readWhole,
+  sha256,
+  toHex,
+} from './bytes.ts'
 
 function streamOf(...chunks: readonly number[][]): ReadableStream<Uint8Array> {
   const rest = [...chunks]
@@ -38,23 +45,42 @@ describe('equalInConstantTime', () => {
   })
 })
 
-describe('readBytes', () => {
+describe('readWhole', () => {
   it('joins what arrives', async () => {
-    expect(await readBytes(streamOf([1, 2], [], [3]), 3)).toEqual(new Uint8Array([1, 2, 3]))
-    expect(await readBytes(streamOf([1, 2]), 3)).toEqual(new Uint8Array([1, 2]))
-    expect(await readBytes(streamOf(), 3)).toEqual(new Uint8Array(0))
-    expect(await readBytes(null, 3)).toEqual(new Uint8Array(0))
+    expect(await readWhole(streamOf([1, 2], [], [3]), 3)).toEqual(new Uint8Array([1, 2, 3]))
+    expect(await readWhole(streamOf([1, 2]), 3)).toEqual(new Uint8Array([1, 2]))
+    expect(await readWhole(streamOf(), 3)).toEqual(new Uint8Array(0))
+    expect(await readWhole(null, 3)).toEqual(new Uint8Array(0))
   })
 
   it('stops at the first byte over the limit and cancels the rest', async () => {
-    let cancelled = false
-    const endless = new ReadableStream<Uint8Array>({
-      pull: (controller) => controller.enqueue(new Uint8Array(2)),
-      cancel: () => {
-        cancelled = true
-      },
-    })
-    expect(await readBytes(endless, 3)).toBeNull()
-    expect(cancelled).toBe(true)
+    const endless = endlessStream()
+    expect(await readWhole(endless.stream, 3)).toBeNull()
+    expect(endless.cancelled()).toBe(true)
   })
 })
+
+describe('discardBytes', () => {
+  it('reads a body to its end when that is near', async () => {
+    const reader = streamOf([1, 2], [3]).getReader()
+    await discardBytes(reader, 10)
+    expect((await reader.read()).done).toBe(true)
+  })
+
+  it('gives an endless one up', async () => {
+    const endless = endlessStream()
+    await discardBytes(endless.stream.getReader(), 100)
+    expect(endless.cancelled()).toBe(true)
+  })
+})
+
+function endlessStream(): { stream: ReadableStream<Uint8Array>; cancelled: () => boolean } {
+  let cancelled = false
+  const stream = new ReadableStream<Uint8Array>({
+    pull: (controller) => controller.enqueue(new Uint8Array(2)),
+    cancel: () => {
+      cancelled = true
+    },
+  })
+  return { stream, cancelled: () => cancelled }
+}

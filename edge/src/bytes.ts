@@ -21,29 +21,46 @@ export function equalInConstantTime(a: Uint8Array, b: Uint8Array): boolean {
   return a.byteLength === b.byteLength && crypto.subtle.timingSafeEqual(a, b)
 }
 
-/**
- * All bytes of a body, or null as soon as more than `limitBytes` have arrived; what is left of the
- * body is then cancelled unread.
- */
+/** All bytes of a body, or null as soon as more than `limitBytes` have arrived. */
 export async function readBytes(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  limitBytes: number,
+): Promise<Uint8Array | null> {
+  const chunks: Uint8Array[] = []
+  let sizeBytes = 0
+  for (;;) {
+    const { done, value } = await reader.read()
+    if (done) return concatenate(chunks, sizeBytes)
+    sizeBytes += value.byteLength
+    if (sizeBytes > limitBytes) return null
+    chunks.push(value)
+  }
+}
+
+/** Reads up to `limitBytes` more and keeps nothing; what is left then is cancelled unread. */
+export async function discardBytes(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  limitBytes: number,
+): Promise<void> {
+  let sizeBytes = 0
+  while (sizeBytes <= limitBytes) {
+    const { done, value } = await reader.read()
+    if (done) return
+    sizeBytes += value.byteLength
+  }
+  await reader.cancel()
+}
+
+/** A whole body of at most `limitBytes`, or null; a longer one is cancelled unread. */
+export async function readWhole(
   body: ReadableStream<Uint8Array> | null,
   limitBytes: number,
 ): Promise<Uint8Array | null> {
   if (body === null) return new Uint8Array(0)
-  const chunks: Uint8Array[] = []
-  let sizeBytes = 0
   const reader = body.getReader()
-  for (;;) {
-    const { done, value } = await reader.read()
-    if (done) break
-    sizeBytes += value.byteLength
-    if (sizeBytes > limitBytes) {
-      await reader.cancel()
-      return null
-    }
-    chunks.push(value)
-  }
-  return concatenate(chunks, sizeBytes)
+  const bytes = await readBytes(reader, limitBytes)
+  if (bytes === null) await reader.cancel()
+  return bytes
 }
 
 function concatenate(chunks: readonly Uint8Array[], sizeBytes: number): Uint8Array {

@@ -1,18 +1,25 @@
 import { ApiError } from '#protocol/errors.ts'
 import { parseJsonBody } from '#protocol/chat-completions.ts'
-import { readBytes } from './bytes.ts'
+import { discardBytes, readBytes } from './bytes.ts'
 
 /**
- * The request's body, whole. Throws 413 as soon as more than `bytesMax` have arrived;
- * `content-length` can only make that sooner, since it is the client's word.
+ * How many times the limit is still read, and thrown away, of a body that is refused. Most clients
+ * do not look at an answer that comes while they write: they see the connection close under them.
+ */
+const DISCARDED_LIMITS = 2
+
+/**
+ * The request's body, whole. Throws 413 when it is longer than `bytesMax`, by its announced length
+ * or, since that is only the client's word, by what has arrived.
  */
 export async function readBody(request: Request, bytesMax: number): Promise<Uint8Array> {
+  if (request.body === null) return new Uint8Array(0)
+  const reader = request.body.getReader()
   const announced = Number(request.headers.get('content-length') ?? 0)
-  const bytes = announced > bytesMax ? null : await readBytes(request.body, bytesMax)
-  if (bytes === null) {
-    throw new ApiError('request_too_large', `The request body is larger than ${bytesMax} bytes.`)
-  }
-  return bytes
+  const bytes = announced > bytesMax ? null : await readBytes(reader, bytesMax)
+  if (bytes !== null) return bytes
+  await discardBytes(reader, DISCARDED_LIMITS * bytesMax)
+  throw new ApiError('request_too_large', `The request body is larger than ${bytesMax} bytes.`)
 }
 
 /** The JSON value in `bytes`; 400 when they are not UTF-8 or not JSON. */

@@ -2,7 +2,7 @@ import { Hono } from 'hono'
 import { routePath } from 'hono/route'
 import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError, errorEvent } from '#protocol/errors.ts'
-import { readBytes } from '../bytes.ts'
+import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { logFailure, refuseMethod } from '../failures.ts'
@@ -88,7 +88,7 @@ function choosePool(pools: readonly Pool[], model: string, random: () => number)
 }
 
 async function refusalOf(upstream: Response, requestId: string, deps: AppDeps): Promise<ApiError> {
-  const bytes = await readBytes(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
+  const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
   const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
   const { status, headers } = upstream
   const error = translateRefusal({ status, headers, text }, deps.random)

@@ -1,6 +1,6 @@
 import { modelListSchema } from '#protocol/models.ts'
 import type { ModelEntry } from '#protocol/models.ts'
-import { readBytes } from '../bytes.ts'
+import { readWhole } from '../bytes.ts'
 import type { AppDeps, Caller } from '../context.ts'
 import type { Pool, Settings } from '../env.ts'
 import { logFailure } from '../failures.ts'
@@ -61,7 +61,7 @@ export class ModelLists {
     if (response === null) return null
     try {
       if (response.status !== 200) throw new Error(`status ${response.status}`)
-      const bytes = await readBytes(response.body, LIST_BYTES_MAX)
+      const bytes = await readWhole(response.body, LIST_BYTES_MAX)
       return modelListSchema.parse(JSON.parse(new TextDecoder().decode(bytes ?? undefined))).data
     } catch (cause) {
       logFailure(this.#deps, 'backend_answer_invalid', cause, { pool: pool.id })
