@@ -1,3 +1,4 @@
+import { packCopy } from '../copy/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
 import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
@@ -11,4 +12,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'latent-norm': packLatentNorm,
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
+  copy: packCopy,
 }
