@@ -1,4 +1,5 @@
 import { packCopy } from '../copy/pack.ts'
+import { packEmbed } from '../embed/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
 import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
@@ -13,4 +14,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
   copy: packCopy,
+  embed: packEmbed,
 }
