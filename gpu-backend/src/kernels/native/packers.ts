@@ -1,5 +1,6 @@
 import { packCopy } from '../copy/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
+import { packHcPost } from '../hc-post/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
 import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
@@ -15,4 +16,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'index-query': packIndexQuery,
   copy: packCopy,
   embed: packEmbed,
+  'hc-post': packHcPost,
 }
