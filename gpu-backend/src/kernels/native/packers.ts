@@ -1,6 +1,7 @@
 import { packCopy } from '../copy/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
+import { packHcPre } from '../hc-pre/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
 import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
@@ -17,4 +18,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   copy: packCopy,
   embed: packEmbed,
   'hc-post': packHcPost,
+  'hc-pre': packHcPre,
 }
