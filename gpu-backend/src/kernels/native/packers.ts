@@ -1,5 +1,6 @@
 import { packCopy } from '../copy/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
+import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
 import { packHcPre } from '../hc-pre/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
@@ -19,4 +20,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   embed: packEmbed,
   'hc-post': packHcPost,
   'hc-pre': packHcPre,
+  'hc-head': packHcHead,
 }
