@@ -8,6 +8,7 @@ import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
 import { packQueryRotate } from '../query-rotate/pack.ts'
 import type { OpTable } from '../registry.ts'
+import { packRoute } from '../route/pack.ts'
 import type { PackOp } from './words.ts'
 
 /** How each op's arguments become words. */
@@ -21,4 +22,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'hc-post': packHcPost,
   'hc-pre': packHcPre,
   'hc-head': packHcHead,
+  route: packRoute,
 }
