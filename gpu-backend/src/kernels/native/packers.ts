@@ -1,4 +1,5 @@
 import { packCopy } from '../copy/pack.ts'
+import { packDraftInputs } from '../draft-inputs/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
 import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
@@ -23,4 +24,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'hc-pre': packHcPre,
   'hc-head': packHcHead,
   route: packRoute,
+  'draft-inputs': packDraftInputs,
 }
