@@ -1,5 +1,6 @@
 import { packCopy } from '../copy/pack.ts'
 import { packDraftInputs } from '../draft-inputs/pack.ts'
+import { packDraftJoin } from '../draft-join/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
 import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
@@ -25,4 +26,5 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'hc-head': packHcHead,
   route: packRoute,
   'draft-inputs': packDraftInputs,
+  'draft-join': packDraftJoin,
 }
