@@ -1,3 +1,4 @@
+import { packCompress } from '../compress/pack.ts'
 import { packCopy } from '../copy/pack.ts'
 import { packDraftInputs } from '../draft-inputs/pack.ts'
 import { packDraftJoin } from '../draft-join/pack.ts'
@@ -19,6 +20,7 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'latent-norm': packLatentNorm,
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
+  compress: packCompress,
   copy: packCopy,
   embed: packEmbed,
   'hc-post': packHcPost,
