@@ -23,7 +23,8 @@ struct SharedInputs {
     }
     Inputs& made = forms[count++];
     made = planInputs(context, kind, rounded, input.shape[0], input.shape[1]);
-    fillRows(context, made, input.as<const float>(), input.shape[1]);
+    const InputRows rows{&made, input.as<const float>(), input.shape[1]};
+    fillRows(context, {&rows, 1});
     return &made;
   }
 };

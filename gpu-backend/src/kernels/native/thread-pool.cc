@@ -91,7 +91,7 @@ ThreadPool::~ThreadPool() {
   for (std::thread& thread : workers_) thread.join();
 }
 
-void ThreadPool::dispatch(int64_t count, Body body, void* work) {
+void ThreadPool::dispatch(int64_t count, Body body, const void* work) {
   if (count > chunksMax) std::abort();
   count_ = count;
   body_ = body;

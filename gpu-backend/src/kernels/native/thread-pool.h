@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace sluice {
@@ -30,14 +31,17 @@ class ThreadPool {
       for (int64_t chunk = 0; chunk < count; chunk++) work(chunk, 0);
       return;
     }
-    dispatch(count, [](void* body, int64_t chunk,
-                       int worker) { (*static_cast<Work*>(body))(chunk, worker); }, &work);
+    using Callable = std::remove_reference_t<Work>;
+    const auto call = [](const void* body, int64_t chunk, int worker) {
+      (*static_cast<Callable*>(const_cast<void*>(body)))(chunk, worker);
+    };
+    dispatch(count, call, &work);
   }
 
  private:
-  using Body = void (*)(void* work, int64_t chunk, int worker);
+  using Body = void (*)(const void* work, int64_t chunk, int worker);
 
-  void dispatch(int64_t count, Body body, void* work);
+  void dispatch(int64_t count, Body body, const void* work);
   bool runOneChunk(int worker);
   void workerLoop(int worker);
   void waitForWork();
@@ -54,7 +58,7 @@ class ThreadPool {
   /// Of the current job; stable while any of its chunks is unfinished.
   int64_t count_ = 0;
   Body body_ = nullptr;
-  void* work_ = nullptr;
+  const void* work_ = nullptr;
   std::vector<std::thread> workers_;
 };
 

@@ -8,8 +8,7 @@
 namespace sluice {
 namespace {
 
-/// Columns one thread writes at a time, and the values below which one thread writes them all.
-constexpr int64_t segmentWidth = 1024;
+/// Fewer values are written by one thread: waking another takes as long.
 constexpr int64_t serialValuesMax = 8192;
 
 /// Order of a group of eight within a run: FP4 keeps neighbours in one byte, low nibbles come first.
@@ -174,19 +173,37 @@ void fillTile(Isa isa, const Inputs& inputs, int64_t tile, const float* const* r
   fill(isa)(inputs, inputs.tiles[tile], rows, from, count);
 }
 
-void fillRows(Context& context, const Inputs& inputs, const float* values, int64_t stride) {
-  const bool serial = inputs.rows * inputs.width <= serialValuesMax;
-  const int64_t segment = serial ? inputs.panelWidth : segmentWidth;
-  const int64_t segments = (inputs.panelWidth + segment - 1) / segment;
-  context.pool.parallelFor(inputs.tileCount * segments, [&](int64_t chunk, int) {
-    const int64_t tile = chunk / segments;
-    const int64_t from = chunk % segments * segment;
+int64_t segmentCount(const Inputs& inputs) {
+  return (inputs.panelWidth + segmentWidth - 1) / segmentWidth;
+}
+
+void fillRows(Context& context, std::span<const InputRows> all) {
+  int64_t values = 0;
+  int64_t pieces = 0;
+  for (const InputRows& each : all) {
+    values += each.inputs->rows * each.inputs->width;
+    pieces += each.inputs->tileCount * segmentCount(*each.inputs);
+  }
+  const auto fillPiece = [&](int64_t piece, int) {
+    const InputRows* each = all.data();
+    for (int64_t own; piece >= (own = each->inputs->tileCount * segmentCount(*each->inputs)); each++) {
+      piece -= own;
+    }
+    const Inputs& inputs = *each->inputs;
+    const int64_t tile = piece / segmentCount(inputs);
+    const int64_t from = piece % segmentCount(inputs) * segmentWidth;
     const float* rows[tileRowsMax];
     for (int m = 0; m < inputs.tiles[tile].rows; m++) {
-      rows[m] = values + (tile * tileRowsMax + m) * stride;
+      rows[m] = each->values + (tile * tileRowsMax + m) * each->stride;
     }
-    fillTile(context.isa, inputs, tile, rows, from, std::min(segment, inputs.panelWidth - from));
-  });
+    const int64_t count = std::min(segmentWidth, inputs.panelWidth - from);
+    fillTile(context.isa, inputs, tile, rows, from, count);
+  };
+  if (values <= serialValuesMax) {
+    for (int64_t piece = 0; piece < pieces; piece++) fillPiece(piece, 0);
+  } else {
+    context.pool.parallelFor(pieces, fillPiece);
+  }
 }
 
 }  // namespace sluice

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "../op.h"
 #include "kernels.h"
@@ -31,7 +32,18 @@ Inputs planInputs(Context& context, InputKind kind, bool quantise, int64_t rows,
 void fillTile(Isa isa, const Inputs& inputs, int64_t tile, const float* const* rows, int64_t from,
               int64_t count);
 
-/// Fills all tiles from rows `stride` apart.
-void fillRows(Context& context, const Inputs& inputs, const float* values, int64_t stride);
+/// Inputs and the rows they are made of, `stride` values apart.
+struct InputRows {
+  const Inputs* inputs;
+  const float* values;
+  int64_t stride;
+};
+
+/// Fills all tiles of several inputs in one pass of the pool.
+void fillRows(Context& context, std::span<const InputRows> all);
+
+/// Columns that are written as one piece of work: tiles × `segmentCount` are independent.
+constexpr int64_t segmentWidth = 1024;
+int64_t segmentCount(const Inputs& inputs);
 
 }  // namespace sluice
