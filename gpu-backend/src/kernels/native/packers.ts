@@ -3,6 +3,8 @@ import { packCopy } from '../copy/pack.ts'
 import { packDraftInputs } from '../draft-inputs/pack.ts'
 import { packDraftJoin } from '../draft-join/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
+import { packExperts } from '../experts/pack.ts'
+import { packGroupedLinear } from '../grouped-linear/pack.ts'
 import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
 import { packHcPre } from '../hc-pre/pack.ts'
@@ -17,6 +19,8 @@ import type { PackOp } from './words.ts'
 /** How each op's arguments become words. */
 export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } = {
   linear: packLinear,
+  'grouped-linear': packGroupedLinear,
+  experts: packExperts,
   'latent-norm': packLatentNorm,
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
