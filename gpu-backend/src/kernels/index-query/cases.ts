@@ -16,23 +16,32 @@ interface Parameters {
   readonly rotated: number
   readonly quantise?: boolean
   readonly values?: ValueStyle
+  /**
+   * Queries whose transform is what `values` drew. At position 0 and with a head of a power of four
+   * nothing rounds on the way, so ties stay ties and each has one answer.
+   */
+  readonly exact?: boolean
   readonly size?: OpCase['size']
 }
 
 function indexQueryCase(parameters: Parameters): OpCase {
   const { segments, heads, head, rotated, quantise = false, size = 'toy' } = parameters
-  const { values: style = 'normal' } = parameters
+  const { values: style = 'normal', exact = false } = parameters
   return {
     op: 'index-query',
     name:
       `rows=[${nameOf(segments)}] heads=${heads} head=${head} rotated=${rotated} ${style}` +
+      (exact ? ' exact' : '') +
       (quantise ? ' quantise' : ''),
     size,
     prepare(bench) {
       const { random, numerics, formats } = bench
       const batch = new Ragged(bench, segments)
       const rows = batch.rows.length
-      const values = generateValues(random, rows * heads * head, style)
+      const drawn = generateValues(random, rows * heads * head, style)
+      const values = exact
+        ? eachHead(drawn, head, (x) => hadamard(exactly(x), numerics).value)
+        : drawn
       const shape = [rows, heads, head]
       const queries = bench.changing('queries', formats.activations, shape, values)
       const before = bench.readValues(queries)
@@ -50,7 +59,8 @@ function indexQueryCase(parameters: Parameters): OpCase {
             Array.from({ length: heads }, (_, h) => {
               const at = (row * heads + h) * head
               const x = exactly(before.subarray(at, at + head))
-              return hadamard(turn(x, angles, position, numerics), numerics)
+              const transformed = hadamard(turn(x, angles, position, numerics), numerics)
+              return exact ? exactly(transformed.value) : transformed
             }),
           )
           if (quantise) bench.expectBlocks(queries, joined(transformed), fp4Index)
@@ -59,6 +69,18 @@ function indexQueryCase(parameters: Parameters): OpCase {
       }
     },
   }
+}
+
+function eachHead(
+  values: Float64Array,
+  head: number,
+  change: (values: Float64Array) => Float64Array,
+): Float64Array {
+  const changed = values.slice()
+  for (let at = 0; at < values.length; at += head) {
+    changed.set(change(values.subarray(at, at + head)), at)
+  }
+  return changed
 }
 
 const oneRow: readonly Segment[] = [{ slot: 0, start: 0, count: 1 }]
@@ -109,11 +131,12 @@ export const indexQueryCases: readonly OpCase[] = [
   }),
   indexQueryCase({
     segments: oneRow,
-    heads: 2,
-    head: 128,
-    rotated: 64,
+    heads: 3,
+    head: 64,
+    rotated: 16,
     quantise: true,
     values: 'ties4',
+    exact: true,
   }),
   indexQueryCase({
     segments: oneRow,
