@@ -53,9 +53,15 @@ export class CpuDevice implements Device {
     this.#opNumbers = new Map(addon.ops().map((op, number) => [op, number]))
   }
 
-  /** Instruction set and thread count, for a line of the start-up report. */
-  describe(): string {
-    return `${this.#addon.isa(this.#device)}, ${this.#addon.threads(this.#device)} threads`
+  /** The instruction set its kernels use. */
+  get isa(): string {
+    this.#assertOpen()
+    return this.#addon.isa(this.#device)
+  }
+
+  get threads(): number {
+    this.#assertOpen()
+    return this.#addon.threads(this.#device)
   }
 
   alloc(bytes: number, label: string): DeviceBuffer {

@@ -1,0 +1,80 @@
+import {
+  isas,
+  type NativeAddon,
+  type NativeDevice,
+  numericsModes,
+} from '../src/kernels/native/addon.ts'
+import { WordList } from '../src/kernels/native/words.ts'
+import type { DeviceBuffer, Tensor } from '../src/device/tensor.ts'
+import { timed } from './bench.ts'
+
+/** Several times a last-level cache. */
+const readBytes = 192 * 2 ** 20
+const multiplications = 400_000_000
+
+/** What the machine reads and multiplies at most, measured whenever it is asked for. */
+export class Yardsticks {
+  readonly #addon: NativeAddon
+  readonly #device: NativeDevice
+  readonly #memory: Tensor
+  readonly #result: Tensor
+  #readRateBest = 0
+  #dotRateBest = 0
+
+  constructor(addon: NativeAddon, threads: number) {
+    this.#addon = addon
+    this.#device = addon.create(threads, isas.best, numericsModes.exact)
+    this.#memory = this.#alloc(readBytes / 8)
+    this.#result = this.#alloc(1)
+    const page = new Uint8Array(2 ** 21).fill(1)
+    for (let at = 0; at < readBytes; at += page.length) {
+      addon.write(this.#device, this.#memory.buffer, at, page)
+    }
+  }
+
+  /** Bytes a second, read front to back by all threads from memory on huge pages. */
+  readRate(): number {
+    const seconds = this.#run('probe-read', (words) => words.tensor(this.#memory))
+    const rate = readBytes / seconds
+    this.#readRateBest = Math.max(this.#readRateBest, rate)
+    return rate
+  }
+
+  /** int8 multiplications a second from registers; NaN without such an instruction. */
+  dotRate(): number {
+    try {
+      const seconds = this.#run('probe-dots', (words) => words.number(multiplications))
+      const rate = multiplications / seconds
+      this.#dotRateBest = Math.max(this.#dotRateBest, rate)
+      return rate
+    } catch (error) {
+      if (error instanceof Error && 'code' in error && error.code === 'unsupported_op')
+        return Number.NaN
+      throw error
+    }
+  }
+
+  /** The best seen so far. */
+  describe(): string {
+    const [read, dots] = [this.#readRateBest / 1e9, this.#dotRateBest / 1e9]
+    return `read ${read.toFixed(1)} GB/s, int8 dot ${dots.toFixed(0)} GMAC/s`
+  }
+
+  close(): void {
+    this.#addon.destroy(this.#device)
+  }
+
+  #alloc(words: number): Tensor {
+    const buffer = this.#addon.alloc(this.#device, words * 8) as DeviceBuffer
+    return { buffer, byteOffset: 0, dtype: 'i64', shape: [words] }
+  }
+
+  #run(op: string, write: (words: WordList) => void): number {
+    const list = new WordList(() => false)
+    list.begin(this.#addon.ops().indexOf(op))
+    write(list)
+    list.tensor(this.#result)
+    list.end()
+    return timed(() => this.#addon.run(this.#device, list.words, list.count))
+  }
+}
