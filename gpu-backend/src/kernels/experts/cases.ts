@@ -162,7 +162,11 @@ function runExpert(
     const at = expert * rows * columns
     return { values: of.values.subarray(at, at + rows * columns), rows, width: columns }
   }
-  const options = { numerics, form: numerics.inputs[generated.gate.dtype], structured }
+  const options = {
+    sum: numerics.products,
+    form: numerics.inputs[generated.gate.dtype],
+    structured,
+  }
   const gate = multiply(exactly(x), matrix(generated.gate, width, hidden), options)
   const up = multiply(exactly(x), matrix(generated.up, width, hidden), options)
   const inner = exactly(new Float64Array(width))

@@ -43,7 +43,7 @@ function groupedCase(parameters: Parameters): OpCase {
         output: output.tensor,
       }
       const options = {
-        numerics,
+        sum: numerics.products,
         form: numerics.inputs[format],
         structured: isStructured(style),
       }

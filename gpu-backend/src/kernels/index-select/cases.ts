@@ -104,8 +104,8 @@ function scores(
   { weights, numerics }: { readonly weights: Float64Array; readonly numerics: Numerics },
 ): Estimate {
   const heads = weights.length
-  const options = { numerics, form: numerics.queries, structured: false }
-  const rounding = positiveSumError(numerics, heads) + 2 * numerics.step
+  const options = { sum: numerics.scores, form: numerics.queries, structured: false }
+  const rounding = positiveSumError(numerics.scores, heads) + 2 * numerics.step
   const result = exactly(new Float64Array(keys.rows))
   for (const [h, weight] of weights.entries()) {
     const query = queries.subarray(h * keys.width, (h + 1) * keys.width)

@@ -92,7 +92,7 @@ function product(bench: Bench, input: InputRows, { weight, output }: PlacedPart)
   const { numerics } = bench
   const rounded = input.quantise && (dtype === 'f8e4m3' || dtype === 'fp4')
   const [rows = 0, outputs = 0] = output.tensor.shape
-  const options = { numerics, form: numerics.inputs[dtype], structured }
+  const options = { sum: numerics.products, form: numerics.inputs[dtype], structured }
   const results = Array.from({ length: rows }, (_, row) => {
     const x = input.values.subarray(row * width, (row + 1) * width)
     const matrix = { values, rows: outputs, width }

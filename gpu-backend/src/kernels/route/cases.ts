@@ -1,7 +1,7 @@
 import type { Bench, OpCase } from '../testing/case.ts'
 import { type Estimate, exactly, joined, multiply, settled } from '../testing/estimate.ts'
 import { generateValues, generateWeight, type ValueStyle } from '../testing/generate.ts'
-import type { Numerics } from '../testing/numerics.ts'
+import { asGiven, type Numerics } from '../testing/numerics.ts'
 import { type ExpertChoice, route } from './route.ts'
 
 // Bound of a score a = sqrt(ln(1 + e^g)): g's as of `linear`, times a' = σ(g) ÷ 2a. Experts may change
@@ -61,7 +61,7 @@ function routeCase(parameters: Parameters): OpCase {
         check() {
           const weighed = tokens.map((token, row) => {
             const x = input.values.subarray(row * hidden, (row + 1) * hidden)
-            const options = { numerics, form: numerics.inputs[gate], structured: ties }
+            const options = { sum: numerics.rows, form: asGiven, structured: ties }
             const logits = multiply(
               exactly(x),
               { values: matrix.values, rows: experts, width: hidden },

@@ -1,4 +1,4 @@
-import type { InputForm, Numerics } from './numerics.ts'
+import type { InputForm, Sum } from './numerics.ts'
 import { roundBf16 } from './oracle/formats.ts'
 
 /**
@@ -40,7 +40,7 @@ export function settled(estimate: Estimate): Estimate {
  * Additions that follow one another, as far as their errors go: n terms in runs of r make r
  * additions to one run's sum, and n ÷ r to the sum of runs.
  */
-function additionsInLine({ sum }: Numerics, terms: number): number {
+function additionsInLine(sum: Sum, terms: number): number {
   const run = Math.min(sum.run, terms)
   return Math.sqrt(run) + Math.sqrt(terms / run)
 }
@@ -51,17 +51,17 @@ function additionsInLine({ sum }: Numerics, terms: number): number {
  * additions in line, and with runs √r of a run's share of ‖t‖ for n ÷ r runs, which is √r of ‖t‖.
  */
 export function sumSpread(
-  numerics: Numerics,
+  sum: Sum,
   terms: number,
-  sum: { readonly value: number; readonly squares: number },
+  total: { readonly value: number; readonly squares: number },
 ): number {
-  const partial = Math.abs(sum.value) + 2 * Math.sqrt(sum.squares)
-  return numerics.sum.unit * additionsInLine(numerics, terms) * partial
+  const partial = Math.abs(total.value) + 2 * Math.sqrt(total.squares)
+  return sum.unit * additionsInLine(sum, terms) * partial
 }
 
 /** The same where terms have one sign, relative and certain: partial sums are below the sum. */
-export function positiveSumError(numerics: Numerics, terms: number): number {
-  return spreadsAllowed * numerics.sum.unit * additionsInLine(numerics, terms)
+export function positiveSumError(sum: Sum, terms: number): number {
+  return spreadsAllowed * sum.unit * additionsInLine(sum, terms)
 }
 
 /** How far each of `values` may be off in the form the device uses. */
@@ -97,7 +97,7 @@ export interface Matrix {
 }
 
 export interface ProductOptions {
-  readonly numerics: Numerics
+  readonly sum: Sum
   readonly form: InputForm
   /** Values not drawn at random: roundings may all go one way, and only the worst case bounds them. */
   readonly structured: boolean
@@ -108,7 +108,7 @@ export interface ProductOptions {
  * times its weight; and of n additions.
  */
 export function multiply(x: Estimate, weight: Matrix, options: ProductOptions): Estimate {
-  const { numerics, structured } = options
+  const { structured } = options
   const { rows, width, values: w } = weight
   const rounded = inputErrors(x.value, options.form)
   const certain = structured ? rounded.map((error, i) => error + (x.certain[i] ?? 0)) : x.certain
@@ -127,8 +127,8 @@ export function multiply(x: Estimate, weight: Matrix, options: ProductOptions): 
       varied += (variance[i] ?? 0) * (w[at] ?? 0) ** 2
     }
     y.value[o] = sum
-    const additions = sumSpread(numerics, width, { value: sum, squares })
-    y.certain[o] = fixed + (structured ? width * numerics.sum.unit * magnitudes : 0)
+    const additions = sumSpread(options.sum, width, { value: sum, squares })
+    y.certain[o] = fixed + (structured ? width * options.sum.unit * magnitudes : 0)
     y.spread[o] = Math.sqrt(varied + (structured ? 0 : additions ** 2))
   }
   return y

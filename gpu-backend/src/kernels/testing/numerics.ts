@@ -10,9 +10,20 @@ export type InputForm =
   /** Whole numbers under a common unit: off by ≤ unit · max |run| in each run of `run`. */
   | { readonly as: 'integers'; readonly run: number; readonly unit: number }
 
+/** Sums are taken over runs of at most `run` terms, one after the other, and then over runs. */
+export interface Sum {
+  /** Unit roundoff of an addition. */
+  readonly unit: number
+  readonly run: number
+}
+
 export interface Numerics {
-  /** Unit roundoff of long sums, which are taken over runs of at most `run` terms and then over runs. */
-  readonly sum: { readonly unit: number; readonly run: number }
+  /** Of linears, and of what they are made of. */
+  readonly products: Sum
+  /** Of scores and of what they weigh, in attention and in the index. */
+  readonly scores: Sum
+  /** Everywhere else: norms, stream mixes, the router's gate, pooling. */
+  readonly rows: Sum
   /** Unit roundoff of elementwise arithmetic, and of what an op keeps between its stages. */
   readonly step: number
   /** Error of exp, log1p, 1/sqrt, sine and cosine: relative, for sine and cosine absolute. */
@@ -29,11 +40,17 @@ export interface Numerics {
 export const float32Unit: number = 2 ** -24
 export const bfloat16Unit: number = 2 ** -8
 
+/** So small that the order does not matter. */
+const inDouble: Sum = { unit: 2 ** -53, run: 1 }
+
+/** Also of the stream mixes and the gate, on every device: what they decide is never made narrower. */
 export const asGiven: InputForm = { as: 'given' }
 
 /** Sums in double, everything kept between stages in fp32: the reference device. */
 export const doubleSums: Numerics = {
-  sum: { unit: 2 ** -53, run: 1 },
+  products: inDouble,
+  scores: inDouble,
+  rows: inDouble,
   step: float32Unit,
   elementary: 2 ** -51,
   inputs: { f32: asGiven, bf16: asGiven, f8e4m3: asGiven, fp4: asGiven },
@@ -42,11 +59,13 @@ export const doubleSums: Numerics = {
 }
 
 /**
- * fp32 throughout, long sums in blocks of 128, elementary functions good to two or three bits of the
- * last place: native `exact`. Against FP4, inputs are kept as integers of 22 bits per 32.
+ * Products in fp32 by blocks of 128, everything a row does with itself in double: native `exact`.
+ * Against FP4, inputs are kept as integers of 22 bits per 32.
  */
 export const singleSums: Numerics = {
-  sum: { unit: float32Unit, run: 128 },
+  products: { unit: float32Unit, run: 128 },
+  scores: { unit: float32Unit, run: 128 },
+  rows: inDouble,
   step: float32Unit,
   elementary: 2 ** -22,
   inputs: {

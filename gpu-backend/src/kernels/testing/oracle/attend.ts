@@ -27,7 +27,7 @@ export function attend(
   const { weights, doubts, total, doubt } = weigh(query, keys, logits, numerics)
   const result = exactly(new Float64Array(head))
   const squares = new Float64Array(head)
-  const shared = doubt + positiveSumError(numerics, keys.rows) + 3 * numerics.step
+  const shared = doubt + positiveSumError(numerics.scores, keys.rows) + 3 * numerics.step
   for (let j = 0, at = 0; j < keys.rows; j++) {
     const share = (weights[j] ?? 0) / total
     for (let d = 0; d < head; d++, at++) {
@@ -41,7 +41,7 @@ export function attend(
     result.certain[d] = (result.certain[d] ?? 0) + Math.abs(value) * shared
     const sum = { value, squares: squares[d] ?? 0 }
     const rounded = numerics.probabilities * Math.sqrt(sum.squares)
-    result.spread[d] = Math.hypot(rounded, sumSpread(numerics, keys.rows, sum))
+    result.spread[d] = Math.hypot(rounded, sumSpread(numerics.scores, keys.rows, sum))
   }
   return result
 }
@@ -62,7 +62,7 @@ function weigh(
   numerics: Numerics,
 ): Weights {
   const { step, elementary } = numerics
-  const options = { numerics, form: numerics.queries, structured: false }
+  const options = { sum: numerics.scores, form: numerics.queries, structured: false }
   const dots = multiply(exactly(query), keys, options)
   const scores = dots.value.map((dot) => dot * scale)
   // Only differences of scores count, so any reference point will do; the largest of all keeps exp small.

@@ -31,6 +31,6 @@ export function softmaxMix(
     doubt += term.weight * term.doubt
     doubts += term.weight * term.doubt * Math.abs(term.value)
   }
-  const shared = doubt / total + 2 * positiveSumError(numerics, terms.length) + 2 * step
+  const shared = doubt / total + 2 * positiveSumError(numerics.rows, terms.length) + 2 * step
   return { value: mixed / total, certain: (doubts + magnitude * shared) / total }
 }

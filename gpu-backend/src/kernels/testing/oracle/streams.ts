@@ -1,5 +1,5 @@
 import { type Estimate, exactly, multiply, settled } from '../estimate.ts'
-import type { Numerics } from '../numerics.ts'
+import { asGiven, type Numerics } from '../numerics.ts'
 import { normalise, rootError, squareSum } from './transforms.ts'
 
 // Hyper-connections of one row, from the formulas of the model: streams X[a], a = 0 … S − 1.
@@ -28,7 +28,7 @@ export function updated(
       }
       result.value[b * hidden + d] = terms.reduce((sum, term) => sum + term, 0)
       const magnitude = terms.reduce((sum, term) => sum + Math.abs(term), 0)
-      result.certain[b * hidden + d] = (terms.length + 1) * numerics.sum.unit * magnitude
+      result.certain[b * hidden + d] = (terms.length + 1) * numerics.rows.unit * magnitude
     }
   }
   return result
@@ -43,8 +43,9 @@ export function mixLogits(
 ): Estimate {
   const width = z.value.length
   const rms = Math.sqrt(squareSum(z.value) / width + eps)
-  const form = numerics.inputs.f32
-  const product = settled(multiply(z, { ...fn, width }, { numerics, form, structured: false }))
+  const product = settled(
+    multiply(z, { ...fn, width }, { sum: numerics.rows, form: asGiven, structured: false }),
+  )
   const carried = Math.sqrt(squareSum(z.certain) / width) / rms
   const relative = rootError(numerics, width) + carried + numerics.step
   const value = product.value.map((sum) => sum / rms)
@@ -139,7 +140,7 @@ export function contracted(
   const sum = exactly(new Float64Array(norm.weight.length))
   for (const [a, stream] of x.entries()) {
     const weight = weights.value[a] ?? 0
-    const doubt = (weights.certain[a] ?? 0) + (x.length + 1) * numerics.sum.unit * weight
+    const doubt = (weights.certain[a] ?? 0) + (x.length + 1) * numerics.rows.unit * weight
     for (const [d, value] of stream.value.entries()) {
       sum.value[d] = (sum.value[d] ?? 0) + weight * value
       const error = doubt * Math.abs(value) + weight * (stream.certain[d] ?? 0)

@@ -10,7 +10,7 @@ export function squareSum(values: Float64Array): number {
 
 /** 1/sqrt(mean(x²) + eps), relative: half of the sum's error goes through the root. */
 export function rootError(numerics: Numerics, terms: number): number {
-  return positiveSumError(numerics, terms) / 2 + numerics.elementary + 2 * numerics.step
+  return positiveSumError(numerics.rows, terms) / 2 + numerics.elementary + 2 * numerics.step
 }
 
 /**
