@@ -1,5 +1,5 @@
 /**
- * What the edge costs: `npx node test/bench/edge.ts`. Backend, client and workerd share one
+ * What the edge costs: `npm run bench -- edge`. Backend, client and workerd share one
  * machine, so read differences between lines, not the lines.
  *
  * Latency: one small whole answer at a time, straight from the backend and through the edge.
@@ -11,8 +11,10 @@
  */
 import { Agent, request as httpRequest } from 'node:http'
 import type { ServerResponse } from 'node:http'
+import { availableParallelism } from 'node:os'
 import { build } from 'esbuild'
 import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
+import { median, type Bench } from '../../gpu-backend/bench/bench.ts'
 import { createEdgeKey, EDGE_MODEL, makeEdgeSecrets, startEdgeUnderTest } from '../support/edge.ts'
 import { openEventStream, startFakeBackend } from '../support/fake-backend.ts'
 
@@ -138,79 +140,144 @@ async function measureLatency(url: string, headers: Record<string, string>): Pro
   return times
 }
 
-function say(line: string): void {
-  process.stdout.write(`${line}\n`)
-}
-
-const backend = await startFakeBackend()
-backend.handler = (request, response) => {
-  request.resume()
-  if (request.method === 'POST') {
-    response.writeHead(200, { 'content-type': 'application/json' })
-    response.end('{"object":"chat.completion"}')
-    return
+/** Serves `/flood` and `/pace` as event streams, and a small whole answer to every POST. */
+async function startStreams(): ReturnType<typeof startFakeBackend> {
+  const backend = await startFakeBackend()
+  backend.handler = (request, response) => {
+    request.resume()
+    if (request.method === 'POST') {
+      response.writeHead(200, { 'content-type': 'application/json' })
+      response.end('{"object":"chat.completion"}')
+      return
+    }
+    openEventStream(response)
+    if (request.url === '/flood') flood(response)
+    else pace(response)
   }
-  openEventStream(response)
-  if (request.url === '/flood') flood(response)
-  else pace(response)
+  return backend
 }
 
-const bundled = await build({
-  stdin: { contents: PROBE, resolveDir: '.', loader: 'js' },
-  bundle: true,
-  write: false,
-  format: 'esm',
-})
-const probe = new Miniflare(
-  convertV4MiniflareOptions({
-    name: 'probe',
-    compatibilityDate: '2026-10-01',
-    compatibilityFlags: ['enable_request_signal'],
-    bindings: { BACKEND_URL: backend.url },
-    modules: [{ type: 'ESModule', path: 'index.js', contents: bundled.outputFiles[0]?.text ?? '' }],
-    host: '127.0.0.1',
-    port: 0,
-    cf: false,
-    log: new Log(LogLevel.WARN),
-    logRequests: false,
-  }),
-)
-const probeUrl = (await probe.ready).origin
-const ways = [
-  ['straight from the backend', backend.url],
-  ['handed back as it is', `${probeUrl}/pass`],
-  ['the edge’s pump', `${probeUrl}/pump`],
-  ['a JavaScript TransformStream', `${probeUrl}/script`],
-] as const
-
-say(`throughput, ${FLOOD.streams} streams, best of ${FLOOD.repeats}:`)
-for (const [name, url] of ways) {
-  const rates: number[] = []
-  for (let run = 0; run < FLOOD.repeats; run += 1) rates.push(await measureFlood(`${url}/flood`))
-  say(`  ${name}: ${Math.round(Math.max(...rates) / 100) / 10}k events/s`)
-}
-say(`delay, ${PACED.streams} streams, an event every ${PACED.gapMs} ms:`)
-for (const [name, url] of ways) {
-  say(`  ${name}: ${describeMs(await measureDelays(`${url}/pace`))}`)
+/** A Worker that passes streams on in each of the three ways. */
+async function startProbe(backendUrl: string): Promise<Miniflare> {
+  const bundled = await build({
+    stdin: { contents: PROBE, resolveDir: '.', loader: 'js' },
+    bundle: true,
+    write: false,
+    format: 'esm',
+  })
+  const contents = bundled.outputFiles[0]?.text ?? ''
+  return new Miniflare(
+    convertV4MiniflareOptions({
+      name: 'probe',
+      compatibilityDate: '2026-10-01',
+      compatibilityFlags: ['enable_request_signal'],
+      bindings: { BACKEND_URL: backendUrl },
+      modules: [{ type: 'ESModule', path: 'index.js', contents }],
+      host: '127.0.0.1',
+      port: 0,
+      cf: false,
+      log: new Log(LogLevel.WARN),
+      logRequests: false,
+    }),
+  )
 }
 
-const edge = await startEdgeUnderTest({
-  backendUrl: backend.url,
-  secrets: await makeEdgeSecrets(),
-})
-const { key } = await createEdgeKey(edge)
-const headers = { authorization: `Bearer ${key}`, 'content-type': 'application/json' }
-const hops = [
-  ['straight from the backend', backend.url, '/v1/chat/completions'],
-  ['through a Worker that only forwards', probeUrl, '/pass/completions'],
-  ['through the edge', edge.url, '/v1/chat/completions'],
-] as const
-say(`latency of a small whole answer, one at a time, ${LATENCY.rounds} rounds:`)
-for (let round = 0; round < LATENCY.rounds; round += 1) {
-  for (const [name, url, path] of hops) {
-    say(`  ${name}: ${describeMs(await measureLatency(url + path, headers))}`)
+type Print = Parameters<Bench>[0]
+
+interface Hop {
+  readonly name: string
+  readonly url: string
+}
+
+const RATIO_BASE = 'handed back as it is'
+
+/** Figures by name, as multiples of the one handed back as it is. */
+function asRatios(kind: string, figures: ReadonlyMap<string, number>): Record<string, number> {
+  const base = figures.get(RATIO_BASE) ?? Number.NaN
+  return Object.fromEntries(
+    Array.from(figures, ([name, figure]) => [`${kind}: ${name}, of ${RATIO_BASE}`, figure / base]),
+  )
+}
+
+async function benchStreams(ways: readonly Hop[], print: Print): Promise<Record<string, number>> {
+  const rates = new Map<string, number>()
+  print(`throughput, ${FLOOD.streams} streams, best of ${FLOOD.repeats}:`)
+  for (const { name, url } of ways) {
+    for (let run = 0; run < FLOOD.repeats; run += 1) {
+      rates.set(name, Math.max(rates.get(name) ?? 0, await measureFlood(`${url}/flood`)))
+    }
+    print(`  ${name}: ${((rates.get(name) ?? 0) / 1000).toFixed(1)}k events/s`)
+  }
+  const delays = new Map<string, number>()
+  print(`delay, ${PACED.streams} streams, an event every ${PACED.gapMs} ms:`)
+  for (const { name, url } of ways) {
+    const measured = await measureDelays(`${url}/pace`)
+    delays.set(name, median(measured))
+    print(`  ${name}: ${describeMs(measured)}`)
+  }
+  return { ...asRatios('events/s', rates), ...asRatios('delay p50', delays) }
+}
+
+async function benchLatency(
+  hops: readonly Hop[],
+  headers: Record<string, string>,
+  print: Print,
+): Promise<Record<string, number>> {
+  const medians = new Map<string, number[]>()
+  print(`latency of a small whole answer, one at a time, ${LATENCY.rounds} rounds:`)
+  for (let round = 0; round < LATENCY.rounds; round += 1) {
+    for (const { name, url } of hops) {
+      const measured = await measureLatency(url, headers)
+      medians.set(name, [...(medians.get(name) ?? []), median(measured)])
+      print(`  ${name}: ${describeMs(measured)}`)
+    }
+  }
+  const ratio = (of: string): number =>
+    median(medians.get('through the edge') ?? []) / median(medians.get(of) ?? [])
+  return {
+    'latency p50: edge, of a Worker that only forwards': ratio(
+      'through a Worker that only forwards',
+    ),
   }
 }
-await probe.dispose()
-await edge.close()
-await backend.close()
+
+export const edgeBench: Bench = async (print) => {
+  const backend = await startStreams()
+  const probe = await startProbe(backend.url)
+  const probeUrl = (await probe.ready).origin
+  const streams = await benchStreams(
+    [
+      { name: 'straight from the backend', url: backend.url },
+      { name: RATIO_BASE, url: `${probeUrl}/pass` },
+      { name: 'the edge’s pump', url: `${probeUrl}/pump` },
+      { name: 'a JavaScript TransformStream', url: `${probeUrl}/script` },
+    ],
+    print,
+  )
+  const edge = await startEdgeUnderTest({
+    backendUrl: backend.url,
+    secrets: await makeEdgeSecrets(),
+  })
+  const { key } = await createEdgeKey(edge)
+  const latency = await benchLatency(
+    [
+      { name: 'straight from the backend', url: `${backend.url}/v1/chat/completions` },
+      { name: 'through a Worker that only forwards', url: `${probeUrl}/pass/completions` },
+      { name: 'through the edge', url: `${edge.url}/v1/chat/completions` },
+    ],
+    { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    print,
+  )
+  await probe.dispose()
+  await edge.close()
+  await backend.close()
+  return {
+    conditions: {
+      cores: availableParallelism(),
+      streams: FLOOD.streams,
+      pacedStreams: PACED.streams,
+      latencyRequests: LATENCY.requests,
+    },
+    ratios: { ...streams, ...latency },
+  }
+}

@@ -1,5 +1,5 @@
 /**
- * What the server costs round the engine: `npx node test/bench/server.ts`. Client and backend share
+ * What the server costs round the engine: `npm run bench -- server`. Client and backend share
  * one machine, so read differences between lines, not the lines.
  *
  * Batch 1: the toy's tokens a second from the engine alone, in this thread, and through the worker
@@ -8,11 +8,13 @@
  */
 import { EventEmitter } from 'node:events'
 import { createServer } from 'node:http'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { getRequestListener } from '@hono/node-server'
 import { importPublicKey } from '#protocol/keys.ts'
 import { openCheckpoint } from '#weights/checkpoint.ts'
 import { openDirectoryStore } from '#weights/store/directory.ts'
+import type { Bench } from '../../gpu-backend/bench/bench.ts'
 import { parseConfig, type Config } from '../../gpu-backend/src/config.ts'
 import { openDevice } from '../../gpu-backend/src/device/open.ts'
 import { EngineClient } from '../../gpu-backend/src/engine/client.ts'
@@ -36,7 +38,7 @@ import {
   publishToy,
   startFakeEdge,
 } from '../support/gpu-backend.ts'
-import { makeScratch } from '../support/scratch.ts'
+import { makeScratch, type Scratch } from '../support/scratch.ts'
 import { tokensOf, toyServed } from '../support/toy-served.ts'
 
 const BATCH1 = { tokens: 100, rounds: 7 }
@@ -44,9 +46,14 @@ const FLOOD = { streams: 16, tokensEach: 5000 }
 const request = { seed: 1, thinking: { type: 'disabled' }, temperature: 0, stream: true }
 
 const log = createLog({ level: 'silent', write: () => undefined, now: Date.now })
-const keys = await makeServiceKeys()
-const scratch = await makeScratch('bench')
-const edge = await startFakeEdge(keys)
+
+type Print = Parameters<Bench>[0]
+
+interface Surroundings {
+  readonly keys: Awaited<ReturnType<typeof makeServiceKeys>>
+  readonly scratch: Scratch
+  readonly edgeUrl: string
+}
 
 interface Measured {
   readonly tokens: number
@@ -97,12 +104,16 @@ async function readStream(response: Response): Promise<Measured> {
   return { tokens: tokens - 1, ms: last - first }
 }
 
-async function benchBatch1(): Promise<void> {
+/** Tokens a second through HTTP, of the engine's alone. */
+async function benchBatch1(
+  { keys, scratch, edgeUrl }: Surroundings,
+  print: Print,
+): Promise<number> {
   const env = backendEnv({
     keys,
     checkpoint: await publishToy(scratch.path),
     spoolDir: join(scratch.path, 'spool'),
-    edgeUrl: edge.url,
+    edgeUrl,
   })
   const config = await parseConfig(env)
   const now = Date.now
@@ -123,10 +134,9 @@ async function benchBatch1(): Promise<void> {
   const engine = Math.max(...rounds.map((round) => round.alone))
   const http = Math.max(...rounds.map((round) => round.served))
   const extra = 1000 / http - 1000 / engine
-  console.log(`batch 1, engine alone   ${engine.toFixed(1)} tokens/s`)
-  console.log(
-    `batch 1, through HTTP   ${http.toFixed(1)} tokens/s (${extra.toFixed(2)} ms a token)`,
-  )
+  print(`batch 1, engine alone   ${engine.toFixed(1)} tokens/s`)
+  print(`batch 1, through HTTP   ${http.toFixed(1)} tokens/s (${extra.toFixed(2)} ms a token)`)
+  return http / engine
 }
 
 /** Answers each request at once with as many tokens as it may have, a turn of the loop for each. */
@@ -152,12 +162,10 @@ class FreeEngine extends EventEmitter {
   }
 }
 
-async function benchFlood(): Promise<void> {
+async function benchFlood({ keys, scratch, edgeUrl }: Surroundings, print: Print): Promise<void> {
   const thread = new FreeEngine()
   const spoolDir = join(scratch.path, 'none')
-  const config = await parseConfig(
-    backendEnv({ keys, checkpoint: 'none', spoolDir, edgeUrl: edge.url }),
-  )
+  const config = await parseConfig(backendEnv({ keys, checkpoint: 'none', spoolDir, edgeUrl }))
   const { scheduler } = config.limits
   const backend = new Backend({
     config,
@@ -190,7 +198,7 @@ async function benchFlood(): Promise<void> {
   const cpu = process.cpuUsage(cpuBefore)
   const tokens = FLOOD.streams * FLOOD.tokensEach
   const micros = ((cpu.user + cpu.system) / tokens).toFixed(1)
-  console.log(
+  print(
     `flood, ${FLOOD.streams} streams       ${Math.round(perSecond({ tokens, ms }))} tokens/s, ` +
       `${micros} µs of CPU a token, the client's included`,
   )
@@ -198,7 +206,17 @@ async function benchFlood(): Promise<void> {
   server.closeAllConnections()
 }
 
-await benchBatch1()
-await benchFlood()
-await edge.close()
-await scratch.remove()
+export const serverBench: Bench = async (print) => {
+  const keys = await makeServiceKeys()
+  const scratch = await makeScratch('bench')
+  const edge = await startFakeEdge(keys)
+  const surroundings = { keys, scratch, edgeUrl: edge.url }
+  const throughHttp = await benchBatch1(surroundings, print)
+  await benchFlood(surroundings, print)
+  await edge.close()
+  await scratch.remove()
+  return {
+    conditions: { cores: availableParallelism(), tokens: BATCH1.tokens, rounds: BATCH1.rounds },
+    ratios: { 'batch 1 tokens/s: through HTTP, of the engine alone': throughHttp },
+  }
+}
