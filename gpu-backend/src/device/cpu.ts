@@ -98,6 +98,7 @@ export class CpuDevice implements Device {
   prepare(linear: LinearWeight): boolean {
     this.#assertOpen()
     if (!this.#packed.canHold(linear)) return false
+    if (this.#packed.has(linear)) return true
     this.#begin('pack')
     this.#pending.weight(linear)
     this.#pending.end()
@@ -111,7 +112,13 @@ export class CpuDevice implements Device {
     const pack: PackOp<OpTable[Op]> | undefined = packers[op]
     if (pack === undefined) throw this.#error('unsupported_op', `there is no op ${op}`)
     this.#begin(op)
-    pack(this.#pending, args)
+    try {
+      pack(this.#pending, args)
+    } catch (error) {
+      // Half an op would make the list unreadable for those after it.
+      this.#pending.abandon()
+      throw error
+    }
     this.#pending.end()
     if (this.#pending.count > pendingWordsMax) this.#flush()
   }

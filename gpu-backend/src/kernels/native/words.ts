@@ -48,6 +48,11 @@ export class WordList {
     this.number(0)
   }
 
+  /** Drops what has been written of the op that `begin` began. */
+  abandon(): void {
+    this.#count = this.#opAt
+  }
+
   end(): void {
     this.#words[this.#opAt + 1] = this.#count - this.#opAt - 2
   }
