@@ -99,14 +99,20 @@ export class Cache {
   }
 
   capacity(): CacheCapacity {
+    const { slots, pages } = this.bytes()
     return {
       pageTokens,
       sequencesUsed: this.#slots.used,
       sequencesMax: this.limits.sequencesMax,
       tokensReserved: this.#reservedPages * pageTokens,
       tokensMax: this.#pages.max * pageTokens,
-      bytesAllocated: this.#slots.allocatedBytes + this.#pages.allocatedBytes,
+      bytesAllocated: slots + pages,
     }
+  }
+
+  /** Bytes of what is there by sequence, the page table among them, and of what is there by page. */
+  bytes(): { readonly slots: number; readonly pages: number } {
+    return { slots: this.#slots.allocatedBytes, pages: this.#pages.allocatedBytes }
   }
 
   /** Takes a slot and reserves pages for `maxTokens`; pages are taken as the sequence grows. */

@@ -8,7 +8,7 @@ import {
   cacheBytesPerToken,
   fp8Equivalent,
   fp8IndexRowBytes,
-  packedRowBytes,
+  compactRowBytes,
   plainRowBytes,
   tokenFlops,
   totalFlops,
@@ -31,18 +31,18 @@ function to(digits: number, value: number): number {
 }
 
 describe('cached rows', () => {
-  it('take 584 bytes a key and 68 an index key when packed', () => {
+  it('take 584 bytes a key and 68 an index key when compact', () => {
     for (const config of [flash, pro]) {
-      expect(packedRowBytes(config)).toEqual({ key: 584, indexKey: 68 })
+      expect(compactRowBytes(config)).toEqual({ key: 584, indexKey: 68 })
       expect(fp8IndexRowBytes(config)).toEqual({ key: 584, indexKey: 132 })
       expect(plainRowBytes(config, 2)).toEqual({ key: 1024, indexKey: 256 })
     }
   })
 
   it.each([
-    ['Flash packed', flash, packedRowBytes(flash), [3.07, 3066, 357, 91.25, 3.435, 3514]],
+    ['Flash compact', flash, compactRowBytes(flash), [3.07, 3066, 357, 91.25, 3.435, 3514]],
     ['Flash bf16', flash, plainRowBytes(flash, 2), [5.38, 5376, 1344, 160, 6.724, 6880]],
-    ['Pro packed', pro, packedRowBytes(pro), [4.35, 4380, 510, 141.4, 4.918, 5031]],
+    ['Pro compact', pro, compactRowBytes(pro), [4.35, 4380, 510, 141.4, 4.918, 5031]],
     ['Pro FP8 index', pro, fp8IndexRowBytes(pro), [4.35, 4380, 990, 141.4, 5.387, 5511]],
     ['Pro bf16', pro, plainRowBytes(pro, 2), [7.62, 7680, 1920, 248, 9.625, 9848]],
   ] as const)('add up to the published sizes at 1M tokens: %s', (_, config, row, published) => {
@@ -57,8 +57,8 @@ describe('cached rows', () => {
   })
 
   it('have a state beside them that does not grow', () => {
-    expect(to(3, cacheBytes(flash, packedRowBytes(flash), 0).state / mib)).toBe(11.6)
-    expect(to(3, cacheBytes(pro, packedRowBytes(pro), 0).state / mib)).toBe(17.8)
+    expect(to(3, cacheBytes(flash, compactRowBytes(flash), 0).state / mib)).toBe(11.6)
+    expect(to(3, cacheBytes(pro, compactRowBytes(pro), 0).state / mib)).toBe(17.8)
   })
 
   it.each([
@@ -67,7 +67,7 @@ describe('cached rows', () => {
     ['Pro', pro, 8192, 0.06],
     ['Pro', pro, 131_072, 0.636],
   ] as const)('%s with its state at %i tokens', (_, config, context, expected) => {
-    const { entries, state } = cacheBytes(config, packedRowBytes(config), context)
+    const { entries, state } = cacheBytes(config, compactRowBytes(config), context)
     expect(Number(((entries + state) / gib).toFixed(3))).toBe(expected)
   })
 
@@ -76,7 +76,7 @@ describe('cached rows', () => {
     expect(to(4, (v32BytesPerToken.fp8 * million) / gib)).toBe(46.94)
     expect(to(3, (v32BytesPerToken.bf16 * million) / gib)).toBe(83.9)
     const share = (config: ModelConfig): number =>
-      (100 * cacheBytesPerToken(config, packedRowBytes(config))) / v32BytesPerToken.fp8
+      (100 * cacheBytesPerToken(config, compactRowBytes(config))) / v32BytesPerToken.fp8
     expect(to(2, share(flash))).toBe(7.3)
     expect(to(3, share(pro))).toBe(10.5)
   })

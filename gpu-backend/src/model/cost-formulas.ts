@@ -14,7 +14,7 @@ const fp8Run = 64
 const fp4Run = 32
 
 /** FP8 with a scale byte per 64, rotated part in bf16, padded to 8 bytes; index keys FP4, a scale per 32. */
-export function packedRowBytes(config: ModelConfig): RowBytes {
+export function compactRowBytes(config: ModelConfig): RowBytes {
   const plain = config.headDim - config.ropeDim
   const key = plain + 2 * config.ropeDim + plain / fp8Run
   const { indexHeadDim } = config
@@ -23,7 +23,7 @@ export function packedRowBytes(config: ModelConfig): RowBytes {
 
 /** The same keys, with index keys in FP8 under one fp32 scale. */
 export function fp8IndexRowBytes(config: ModelConfig): RowBytes {
-  return { ...packedRowBytes(config), indexKey: config.indexHeadDim + 4 }
+  return { ...compactRowBytes(config), indexKey: config.indexHeadDim + 4 }
 }
 
 export function plainRowBytes(config: ModelConfig, elementBytes: 2 | 4): RowBytes {

@@ -112,7 +112,8 @@ export async function loadWeights(
   }
 }
 
-function describeModel(
+/** Places every tensor the model needs, and gives them their names. */
+export function describeModel(
   placer: WeightPlacer,
   { config }: WeightSource,
   shape: ModelShape,
