@@ -15,6 +15,7 @@ export function encodeValues(dtype: DType, values: ArrayLike<number>): Uint8Arra
     case 'f8e4m3':
     case 'e8m0':
     case 'fp4':
+    case 'u8':
       throw new TypeError(`${dtype} is given as codes`)
   }
 }
@@ -38,6 +39,8 @@ export function decodeValues(dtype: DType, bytes: Uint8Array): Float64Array {
       return decodeCodes(bytes, e8m0Codes)
     case 'fp4':
       return decodePairs(bytes)
+    case 'u8':
+      return Float64Array.from(bytes)
   }
 }
 
