@@ -1,3 +1,4 @@
+import { packAttention } from '../attention/pack.ts'
 import { packCompress } from '../compress/pack.ts'
 import { packCopy } from '../copy/pack.ts'
 import { packDraftInputs } from '../draft-inputs/pack.ts'
@@ -25,6 +26,7 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
   compress: packCompress,
+  attention: packAttention,
   copy: packCopy,
   embed: packEmbed,
   'hc-post': packHcPost,
