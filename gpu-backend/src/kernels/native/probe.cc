@@ -60,7 +60,7 @@ SLUICE_AVX512 inline void dotOnto(__m512i& sum, __m512i codes, __m512i inputs) {
 }
 
 /// Chains are variables of their own: those of an array would be written back each time.
-SLUICE_AVX512 int32_t dots512() {
+SLUICE_AVX512 int32_t dots() {
   const __m512i codes = _mm512_set1_epi8(3);
   const __m512i inputs = _mm512_set1_epi8(2);
   __m512i a = _mm512_setzero_si512();
@@ -82,24 +82,22 @@ SLUICE_AVX512 int32_t dots512() {
   return _mm512_reduce_add_epi32(
       _mm512_add_epi32(_mm512_add_epi32(first, second), _mm512_add_epi32(i, j)));
 }
+#else
+int32_t dots() { return 0; }
 #endif
 
 void probeDots(Context& context, Args& args) {
   const int64_t multiplications = args.integer();
   const Tensor result = args.tensor(DType::i64, 1);
   args.finish();
-#if SLUICE_X86
-  if (context.isa >= Isa::avx512) {
-    const int64_t each = dotRounds * dotChains * 64;
-    const int64_t chunks = (multiplications + each - 1) / each;
-    int32_t* sums = context.scratch.take<int32_t>(context.pool.threads() * 16);
-    context.pool.parallelFor(chunks, [&](int64_t, int worker) { sums[worker * 16] = dots512(); });
-    *result.as<int64_t>() = chunks * each;
-    return;
+  if (context.isa < Isa::avx512) {
+    throw OpError("unsupported_op", "this machine has no int8 dot product");
   }
-#endif
-  (void)multiplications;
-  throw OpError("unsupported_op", "this machine has no int8 dot product");
+  const int64_t each = dotRounds * dotChains * 64;
+  const int64_t chunks = (multiplications + each - 1) / each;
+  int32_t* sums = context.scratch.take<int32_t>(context.pool.threads() * 16);
+  context.pool.parallelFor(chunks, [&](int64_t, int worker) { sums[worker * 16] = dots(); });
+  *result.as<int64_t>() = chunks * each;
 }
 
 const RegisterOp registeredRead("probe-read", probeRead);

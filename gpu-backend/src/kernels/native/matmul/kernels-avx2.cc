@@ -1,8 +1,9 @@
 // AVX2 with FMA and F16C: two registers of eight rows a panel.
 //
-// Ladder (one thread, GB/s of weights): float products of FP4 7.8; int8 by maddubs 14.0. FP8 through
-// half precision (shift, mask, vcvtph2ps) 15.2, exact including subnormals; the factor 2^8 between
-// the two exponent biases goes into the block's scale.
+// Ladder (one thread, one input row, GB/s of weights): float products of FP4 7.8; int8 by maddubs 14.
+// FP8 through half precision (shift, mask, vcvtph2ps: exact including subnormals; the factor 2^8
+// between the two exponent biases goes into the block's scale), decoded to memory first 6.6, with
+// even and odd columns left side by side in a register 12.
 
 #include "../formats.h"
 #include "kernels.h"
@@ -176,36 +177,93 @@ SLUICE_AVX2 const float* decodeBlock(const Panel& panel, int64_t from, int width
   return into;
 }
 
-/// Adds one block for `rows` input rows, even and odd columns on chains of their own.
+/// Adds one block for `rows` input rows: all even columns, then all odd ones, since sums of both
+/// would not fit into registers.
 template <int rows>
 SLUICE_AVX2 void addBlock(const float* weights, int width, const float* input, int stride,
                           float scale, float* into) {
   __m256 even[rows][2];
-  __m256 odd[rows][2];
-  for (int m = 0; m < rows; m++) {
-    even[m][0] = even[m][1] = odd[m][0] = odd[m][1] = _mm256_setzero_ps();
-  }
-  for (int k = 0; k < width; k += 2) {
-    const float* column = weights + k * panelRows;
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-      const __m256 first = _mm256_loadu_ps(column + half * 8);
-      const __m256 second = _mm256_loadu_ps(column + panelRows + half * 8);
-#pragma GCC unroll 3
+  __m256 sums[rows][2];
+  for (int parity = 0; parity < 2; parity++) {
+    for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
+    for (int k = parity; k < width; k += 2) {
+      const __m256 low = _mm256_loadu_ps(weights + k * panelRows);
+      const __m256 high = _mm256_loadu_ps(weights + k * panelRows + 8);
+#pragma GCC unroll 6
       for (int m = 0; m < rows; m++) {
         const __m256 x = _mm256_set1_ps(input[k * stride + m]);
-        const __m256 y = _mm256_set1_ps(input[(k + 1) * stride + m]);
-        even[m][half] = _mm256_fmadd_ps(first, x, even[m][half]);
-        odd[m][half] = _mm256_fmadd_ps(second, y, odd[m][half]);
+        sums[m][0] = _mm256_fmadd_ps(low, x, sums[m][0]);
+        sums[m][1] = _mm256_fmadd_ps(high, x, sums[m][1]);
       }
+    }
+    if (parity == 1) break;
+    for (int m = 0; m < rows; m++) {
+      even[m][0] = sums[m][0];
+      even[m][1] = sums[m][1];
     }
   }
   for (int m = 0; m < rows; m++) {
     for (int half = 0; half < 2; half++) {
-      const __m256 sum = _mm256_add_ps(even[m][half], odd[m][half]);
+      const __m256 sum = _mm256_add_ps(even[m][half], sums[m][half]);
       float* target = into + m * panelRows + half * 8;
       _mm256_storeu_ps(target, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), _mm256_loadu_ps(target)));
     }
+  }
+}
+
+/// One FP8 block for one input row. A register holds even and odd columns of four rows side by side,
+/// so the two chains are neighbouring lanes, added at the end.
+SLUICE_AVX2 void addFp8Block(const uint8_t* codes, int width, const float* input, float scale,
+                             float* into) {
+  const __m256i mask = _mm256_set1_epi16(static_cast<int16_t>(0xbfff));
+  __m256 chains[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
+                      _mm256_setzero_ps()};
+  for (int k = 0; k < width; k += 4, codes += 64) {
+    __builtin_prefetch(codes + 2048);
+    const __m256 first = _mm256_castpd_ps(_mm256_broadcast_sd(reinterpret_cast<const double*>(input + k)));
+    const __m256 second =
+        _mm256_castpd_ps(_mm256_broadcast_sd(reinterpret_cast<const double*>(input + k + 2)));
+#pragma GCC unroll 4
+    for (int four = 0; four < 4; four++) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + four * 16));
+      const __m256i halves =
+          _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7), mask);
+      const __m256 columns01 = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+      const __m256 columns23 = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+      chains[four] = _mm256_fmadd_ps(columns01, first, chains[four]);
+      chains[four] = _mm256_fmadd_ps(columns23, second, chains[four]);
+    }
+  }
+  for (int half = 0; half < 2; half++) {
+    // Sums of neighbours come out as rows 0 1 4 5 2 3 6 7.
+    const __m256 mixed = _mm256_hadd_ps(chains[half * 2], chains[half * 2 + 1]);
+    const __m256 sum =
+        _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+    float* target = into + half * 8;
+    _mm256_storeu_ps(target, _mm256_fmadd_ps(sum, _mm256_set1_ps(scale), _mm256_loadu_ps(target)));
+  }
+}
+
+/// One bf16 block for one input row.
+SLUICE_AVX2 void addBf16Block(const uint8_t* codes, int width, const float* input, float* into) {
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+  __m256 even[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  __m256 odd[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int k = 0; k < width; k += 2, codes += 64) {
+    __builtin_prefetch(codes + 2048);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + half * 32));
+      const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));
+      const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(words, upper));
+      even[half] = _mm256_fmadd_ps(first, _mm256_set1_ps(input[k]), even[half]);
+      odd[half] = _mm256_fmadd_ps(second, _mm256_set1_ps(input[k + 1]), odd[half]);
+    }
+  }
+  for (int half = 0; half < 2; half++) {
+    float* target = into + half * 8;
+    const __m256 sum = _mm256_add_ps(even[half], odd[half]);
+    _mm256_storeu_ps(target, _mm256_add_ps(sum, _mm256_loadu_ps(target)));
   }
 }
 
@@ -213,6 +271,9 @@ SLUICE_AVX2 void addTile(const float* weights, int64_t from, int width, const Ti
                          float scale, float* into) {
   const float* input = tile.floats + from * tile.rows;
   int m = 0;
+  for (; m + 6 <= tile.rows; m += 6) {
+    addBlock<6>(weights, width, input + m, tile.rows, scale, into + m * panelRows);
+  }
   for (; m + 3 <= tile.rows; m += 3) {
     addBlock<3>(weights, width, input + m, tile.rows, scale, into + m * panelRows);
   }
@@ -221,15 +282,35 @@ SLUICE_AVX2 void addTile(const float* weights, int64_t from, int width, const Ti
   if (tile.rows - m == 1) addBlock<1>(weights, width, input + m, tile.rows, scale, rest);
 }
 
+/// One block for one input row, without decoding it to memory where there is anything to decode.
+SLUICE_AVX2 void addRow(const Panel& panel, int64_t from, int width, const Tile& tile, float unit,
+                        float* into) {
+  const float* input = tile.floats + from;
+  const uint8_t* codes = panel.codes + from * bitsOf(panel.dtype) / 8 * panelRows;
+  switch (panel.dtype) {
+    case DType::f8e4m3:
+      return addFp8Block(codes, width, input, unit, into);
+    case DType::bf16:
+      return addBf16Block(codes, width, input, into);
+    default:
+      return addBlock<1>(reinterpret_cast<const float*>(codes), width, input, 1, unit, into);
+  }
+}
+
 SLUICE_AVX2 void floatKernel(const Panel& panel, const Tile* tiles, int count, float* sums) {
   clear(tiles, count, sums);
+  const bool oneRow = count == 1 && tiles[0].rows == 1;
   alignas(32) float decoded[blockWidth * panelRows];
   for (int64_t from = 0; from < panel.width; from += blockWidth) {
     const int64_t left = panel.width - from;
     const int width = static_cast<int>(left < blockWidth ? left : blockWidth);
-    const float* weights = decodeBlock(panel, from, width, decoded);
     const float scale = panel.scales == nullptr ? 1.0f : fromE8m0(panel.scales[from / fp8Tile]);
     const float unit = panel.dtype == DType::f8e4m3 ? 256.0f * scale : scale;
+    if (oneRow) {
+      addRow(panel, from, width, tiles[0], unit, sums);
+      continue;
+    }
+    const float* weights = decodeBlock(panel, from, width, decoded);
     float* into = sums;
     for (int t = 0; t < count; t++) {
       addTile(weights, from, width, tiles[t], unit, into);
