@@ -43,8 +43,8 @@ Block::Block(size_t bytes) : bytes_(bytes) {
     data_ = mapAligned(mapped_);
     return;
   }
-  void* taken = std::aligned_alloc(cacheLine, roundUp(std::max<size_t>(bytes, 1), cacheLine));
-  if (taken == nullptr) throw std::bad_alloc();
+  void* taken = nullptr;
+  if (posix_memalign(&taken, cacheLine, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
   data_ = static_cast<std::byte*>(taken);
 }
 

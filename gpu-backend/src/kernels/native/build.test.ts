@@ -2,7 +2,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type BuildOptions, ensureNativeAddon } from './build.ts'
+import { type BuildOptions, ensureNativeAddon, ensureNativeProgram } from './build.ts'
 
 /**
  * A compiler that takes its time: writes its output in two halves, and adds a line to a log for each
@@ -67,15 +67,32 @@ describe('the native build', () => {
     expect(lines).toEqual([])
   })
 
-  it('compiles one file again when one source changed, all when a header did', async () => {
+  it('compiles again what changed, and what includes a header that did', async () => {
+    const source = join(options.sourceDir ?? '', 'op/op.cc')
+    await writeFile(source, '#include "near.h"')
+    await writeFile(join(options.sourceDir ?? '', 'op/near.h'), '// first\n#include "../op.h"\n')
     const first = await build()
-    await writeFile(join(options.sourceDir ?? '', 'op/op.cc'), 'two, changed')
+    await writeFile(source, '#include "near.h"\ntwo, changed')
     const second = await build()
     expect(second).not.toBe(first)
     expect(await compilerRuns()).toBe(3 + 2)
     await writeFile(join(options.sourceDir ?? '', 'op.h'), 'three, changed')
     expect(await build()).not.toBe(second)
-    expect(await compilerRuns()).toBe(3 + 2 + 3)
+    expect(await compilerRuns()).toBe(3 + 2 + 2)
+  })
+
+  it('leaves sources of testing folders out, unless as the program that takes the addon’s place', async () => {
+    await mkdir(join(options.sourceDir ?? '', 'op/testing'))
+    await writeFile(join(options.sourceDir ?? '', 'op/testing/main.cc'), 'int main() {}')
+    const path = await build()
+    expect(await compilerRuns()).toBe(3)
+    const program = await ensureNativeProgram('op/testing/main.cc', options)
+    expect(program).toEqual({ path: expect.stringMatching(/\.program$/) })
+    expect(program).not.toEqual({ path })
+    const [compiled, linked] = (await readFile(join(directory, 'log'), 'utf8')).split('\n').slice(3)
+    expect(compiled).toContain('op/testing/main.cc')
+    expect(linked?.match(/\.o\b/g)).toHaveLength(2)
+    expect(linked).not.toContain('-shared')
   })
 
   it('keeps sanitizer builds apart', async () => {

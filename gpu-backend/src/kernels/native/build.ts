@@ -3,15 +3,15 @@ import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 
-/** Memory and thread checkers a test run can ask for; each is an addon of its own. */
-type Sanitizer = 'address' | 'undefined' | 'thread'
+/** Memory and thread checkers a test run can ask for; each is a build of its own. */
+export type Sanitizer = 'address' | 'undefined' | 'address,undefined' | 'thread'
 
 export interface BuildOptions {
-  /** Every `.cc` below it becomes part of the addon. */
+  /** Every `.cc` below it becomes part of the addon, except those in a folder named `testing`. */
   readonly sourceDir?: string
   /** Where objects and addons are kept by the hash of what they were made from. */
   readonly cacheDir?: string
@@ -30,7 +30,8 @@ const run = promisify(execFile)
 /** No contraction: sums are written in the order they are meant, and only intrinsics fuse. */
 const compileFlags =
   '-std=c++20 -O3 -fPIC -fvisibility=hidden -pthread -ffp-contract=off -fno-math-errno'.split(' ')
-const linkFlags = ['-shared', '-static-libstdc++', '-static-libgcc', '-pthread']
+const programFlags = ['-static-libstdc++', '-static-libgcc', '-pthread']
+const sharedFlags = ['-shared', ...programFlags]
 const keptDays = 14
 
 /**
@@ -38,7 +39,33 @@ const keptDays = 14
  * change to one kernel compiles one file; whatever is finished is renamed into place, so builders
  * running at the same time at worst do the same work twice.
  */
-export async function ensureNativeAddon(options: BuildOptions = {}): Promise<NativeBuild> {
+export function ensureNativeAddon(options: BuildOptions = {}): Promise<NativeBuild> {
+  return ensureBuilt(
+    { what: 'the addon', isPart: inAddon, link: sharedFlags, ext: 'node' },
+    options,
+  )
+}
+
+/** A program of the ops without Node: `main`, a source below `sourceDir`, takes the addon's place. */
+export function ensureNativeProgram(main: string, options: BuildOptions): Promise<NativeBuild> {
+  const isPart = (name: string): boolean =>
+    name === main || (inAddon(name) && basename(name) !== 'addon.cc')
+  return ensureBuilt({ what: main, isPart, link: programFlags, ext: 'program' }, options)
+}
+
+function inAddon(name: string): boolean {
+  return !name.split('/').includes('testing')
+}
+
+/** What is linked, and from which of the sources. */
+interface Target {
+  readonly what: string
+  readonly isPart: (name: string) => boolean
+  readonly link: readonly string[]
+  readonly ext: string
+}
+
+async function ensureBuilt(target: Target, options: BuildOptions): Promise<NativeBuild> {
   const sourceDir = options.sourceDir ?? join(root, 'gpu-backend/src/kernels')
   const cacheDir = options.cacheDir ?? join(root, '.sluice/native')
   const compiler = options.compiler ?? process.env['CXX'] ?? 'g++'
@@ -47,18 +74,18 @@ export async function ensureNativeAddon(options: BuildOptions = {}): Promise<Nat
     return { reason: `there is no C++ compiler ${compiler}; install g++ 11 or newer` }
   }
   const toolchain = { compiler, version, flags: flagsOf(options.sanitizer) }
-  const plan = await planBuild(sourceDir, cacheDir, toolchain)
-  if (existsSync(plan.addon)) return { path: plan.addon }
+  const plan = await planBuild(sourceDir, cacheDir, toolchain, target)
+  if (existsSync(plan.result)) return { path: plan.result }
   const progress = options.onProgress ?? (() => undefined)
   const started = performance.now()
   progress(`native kernels: compiling ${plan.objects.length} files with ${compiler} ${version}`)
   await mkdir(cacheDir, { recursive: true })
-  const failure = await buildAddon(plan, toolchain)
+  const failure = await build(plan, toolchain, target)
   if (failure !== null) return { reason: failure }
   await dropOldFiles(cacheDir)
   const seconds = ((performance.now() - started) / 1000).toFixed(1)
   progress(`native kernels: built in ${seconds} s`)
-  return { path: plan.addon }
+  return { path: plan.result }
 }
 
 interface Toolchain {
@@ -74,14 +101,15 @@ interface ObjectFile {
 
 interface BuildPlan {
   readonly objects: readonly ObjectFile[]
-  readonly addon: string
+  readonly result: string
 }
 
 function flagsOf(sanitizer: Sanitizer | undefined): readonly string[] {
   const headers = join(dirname(fileURLToPath(import.meta.resolve('node-api-headers'))), 'include')
   const flags = [...compileFlags, `-I${headers}`]
   if (sanitizer === undefined) return flags
-  return [...flags, `-fsanitize=${sanitizer}`, '-fno-sanitize-recover=all', '-g']
+  // The last -O counts: half the time to compile, and line numbers that still mean something.
+  return [...flags, `-fsanitize=${sanitizer}`, '-fno-sanitize-recover=all', '-O1', '-g1']
 }
 
 async function compilerVersion(compiler: string): Promise<string | null> {
@@ -94,35 +122,66 @@ async function compilerVersion(compiler: string): Promise<string | null> {
   }
 }
 
-/** Names every object and the addon by the hash of all that goes into them. */
+/** Names every object and the result by the hash of all that goes into them. */
 async function planBuild(
   sourceDir: string,
   cacheDir: string,
   { version, flags }: Toolchain,
+  { isPart, link, ext }: Target,
 ): Promise<BuildPlan> {
   const names = (await readdir(sourceDir, { recursive: true })).sort()
-  const common = createHash('sha256').update(JSON.stringify([version, flags, process.arch]))
-  for (const name of names.filter((file) => file.endsWith('.h'))) {
-    common.update(name).update(await readFile(join(sourceDir, name)))
-  }
-  const shared = common.digest()
+  const sources = new Sources(sourceDir)
   const objects: ObjectFile[] = []
-  const all = createHash('sha256').update(JSON.stringify(linkFlags))
-  for (const name of names.filter((file) => file.endsWith('.cc'))) {
-    const source = join(sourceDir, name)
-    const hash = createHash('sha256')
-      .update(shared)
-      .update(name)
-      .update(await readFile(source))
+  const all = createHash('sha256').update(JSON.stringify(link))
+  for (const name of names.filter((file) => file.endsWith('.cc') && isPart(file))) {
+    const hash = createHash('sha256').update(JSON.stringify([version, flags, process.arch]))
+    for (const file of [...(await sources.closure(name))].sort()) {
+      hash.update(file).update(await sources.read(file))
+    }
     const digest = hash.digest('hex').slice(0, 24)
     all.update(digest)
-    objects.push({ source, path: join(cacheDir, `${digest}.o`) })
+    objects.push({ source: join(sourceDir, name), path: join(cacheDir, `${digest}.o`) })
   }
-  return { objects, addon: join(cacheDir, `${all.digest('hex').slice(0, 24)}.node`) }
+  return { objects, result: join(cacheDir, `${all.digest('hex').slice(0, 24)}.${ext}`) }
+}
+
+const includeLine = /^#include "([^"]+)"/gm
+
+/** Sources by their path below a folder, each read once. */
+class Sources {
+  readonly #directory: string
+  readonly #texts = new Map<string, Promise<string>>()
+
+  constructor(directory: string) {
+    this.#directory = directory
+  }
+
+  read(name: string): Promise<string> {
+    const known = this.#texts.get(name)
+    if (known !== undefined) return known
+    // A file that is not there is the compiler's to report, with the line that wants it.
+    const text = readFile(join(this.#directory, name), 'utf8').catch(() => '')
+    this.#texts.set(name, text)
+    return text
+  }
+
+  /** The source and every header it includes by a path of its own, directly or not. */
+  async closure(name: string, into: Set<string> = new Set()): Promise<ReadonlySet<string>> {
+    if (into.has(name)) return into
+    into.add(name)
+    for (const [, header] of (await this.read(name)).matchAll(includeLine)) {
+      if (header !== undefined) await this.closure(join(dirname(name), header), into)
+    }
+    return into
+  }
 }
 
 /** Compiles what is missing, as many files at once as there are cores, then links. */
-async function buildAddon(plan: BuildPlan, toolchain: Toolchain): Promise<string | null> {
+async function build(
+  plan: BuildPlan,
+  toolchain: Toolchain,
+  { link, what: result }: Target,
+): Promise<string | null> {
   const missing = plan.objects.filter((object) => !existsSync(object.path))
   let failure: string | null = null
   const worker = async (): Promise<void> => {
@@ -137,7 +196,7 @@ async function buildAddon(plan: BuildPlan, toolchain: Toolchain): Promise<string
   if (failure !== null) return failure
   const objects = plan.objects.map((object) => object.path)
   const flags = toolchain.flags.filter((flag) => flag.startsWith('-fsanitize'))
-  return produce(toolchain, objects, [...linkFlags, ...flags], plan.addon, 'the addon')
+  return produce(toolchain, objects, [...link, ...flags], plan.result, result)
 }
 
 /** Runs the compiler into a file of its own and renames the result into place. */
@@ -176,7 +235,7 @@ async function dropOldFiles(cacheDir: string): Promise<void> {
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
-  const build = await ensureNativeAddon({ onProgress: (line) => console.log(line) })
-  console.log('path' in build ? build.path : `no native kernels: ${build.reason}`)
-  process.exitCode = 'path' in build ? 0 : 1
+  const built = await ensureNativeAddon({ onProgress: (line) => console.log(line) })
+  console.log('path' in built ? built.path : `no native kernels: ${built.reason}`)
+  process.exitCode = 'path' in built ? 0 : 1
 }
