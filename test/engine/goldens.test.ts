@@ -116,7 +116,8 @@ describe('the draft block', () => {
 
 describe('with activations and caches rounded', () => {
   it('has the golden logits at the positions no rounding flip has reached', async () => {
-    const { model } = await loadToyModel({ quantisation: 'on' })
+    // The goldens keep the rotated part of a key in fp32, which compact rows do not.
+    const { model } = await loadToyModel({ quantisation: 'on', cacheRows: 'plain' })
     const sequence = model.createSequence({ maxTokens: total })
     const rows = feed(model, sequence, goldenTokens(0, 18))
     for (const { position, top } of golden.on) expectTop(rows[position], top)

@@ -42,7 +42,8 @@ class CountedModel {
   }
 
   static async load(name: 'v4-flash' | 'v4-pro'): Promise<CountedModel> {
-    const device = new CountingDevice({ activations: 'f32', keys: 'f32', indexKeys: 'f32' })
+    const f32 = { activations: 'f32', keys: 'f32', indexKeys: 'f32' } as const
+    const device = new CountingDevice({ ...f32, compactRows: true })
     const cache = { sequencesMax: 1, tokensMax: contextTokens, rollbackMax: 8 }
     const model = await loadModel(await shapesOf(name), device, { quantisation: 'on', cache })
     return new CountedModel(device, model)

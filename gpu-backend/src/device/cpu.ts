@@ -36,7 +36,12 @@ const pendingWordsMax = 16_384
  */
 export class CpuDevice implements Device {
   readonly name = 'cpu'
-  readonly formats: DeviceFormats = { activations: 'f32', keys: 'f32', indexKeys: 'f32' }
+  readonly formats: DeviceFormats = {
+    activations: 'f32',
+    keys: 'f32',
+    indexKeys: 'f32',
+    compactRows: false,
+  }
   readonly numerics: Numerics
   readonly #addon: NativeAddon
   readonly #device: NativeDevice

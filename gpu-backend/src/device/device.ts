@@ -6,9 +6,11 @@ export type DeviceName = 'reference' | 'cpu' | 'cuda'
 /** What a device keeps its values in; the forward pass allocates accordingly. */
 export interface DeviceFormats {
   readonly activations: DType & ('f32' | 'bf16')
-  /** Window keys and compressed entries. */
+  /** Window keys and compressed entries, where they are not kept in compact rows. */
   readonly keys: DType & ('f32' | 'bf16')
   readonly indexKeys: DType & ('f32' | 'bf16')
+  /** Whether the ops take cached rows as u8, in the layouts of `numerics/compact-rows.ts`. */
+  readonly compactRows: boolean
 }
 
 export interface DeviceMemory {

@@ -37,7 +37,12 @@ interface HostBuffer {
  */
 export class ReferenceDevice implements Device, ReferenceMemory {
   readonly name = 'reference'
-  readonly formats: DeviceFormats = { activations: 'f32', keys: 'f32', indexKeys: 'f32' }
+  readonly formats: DeviceFormats = {
+    activations: 'f32',
+    keys: 'f32',
+    indexKeys: 'f32',
+    compactRows: true,
+  }
   readonly #buffers = new Map<DeviceBuffer, HostBuffer>()
   readonly #decodedBytesMax: number
   #decodedBytes = 0

@@ -7,9 +7,10 @@ export type DeviceBuffer = number & { readonly [bufferBrand]: true }
 
 /**
  * Element types at rest on a device. `fp4` is e2m1, two codes a byte, low nibble first; its shape
- * counts elements. `e8m0` is a power of two kept as an exponent byte, never a number of its own.
+ * counts elements. `e8m0` is a power of two kept as an exponent byte, never a number of its own. `u8`
+ * is rows of bytes whose layout the ops that take them know (`numerics/compact-rows.ts`).
  */
-export type DType = 'f32' | 'bf16' | 'i32' | 'i64' | 'f8e4m3' | 'e8m0' | 'fp4'
+export type DType = 'f32' | 'bf16' | 'i32' | 'i64' | 'f8e4m3' | 'e8m0' | 'fp4' | 'u8'
 
 const bitsOf: Readonly<Record<DType, number>> = {
   f32: 32,
@@ -19,6 +20,7 @@ const bitsOf: Readonly<Record<DType, number>> = {
   f8e4m3: 8,
   e8m0: 8,
   fp4: 4,
+  u8: 8,
 }
 
 /** Where values lie and how they are read: row-major, contiguous, nothing else attached. */

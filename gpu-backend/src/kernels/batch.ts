@@ -46,26 +46,22 @@ export function visibleEntries(position: number, ratio: number): number {
   return Math.floor((position + 1) / ratio)
 }
 
-/** Finds entries of one sequence: `[pages, entries a page, width]` through its page table. */
+/** Finds entries of one sequence: `[pages, entries a page, …]` through its page table. */
 export class EntryPages {
-  readonly values: Float32Array
-  readonly width: number
   readonly #perPage: number
   readonly #pages: Int32Array
   readonly #tableWidth: number
 
   constructor(memory: ReferenceMemory, entries: Tensor, pages: Tensor) {
-    this.values = memory.f32(entries)
     this.#perPage = entries.shape[1] ?? 0
-    this.width = entries.shape[2] ?? 0
     this.#pages = memory.i32(pages)
     this.#tableWidth = pages.shape[1] ?? 0
   }
 
-  /** Where in `values` entry `index` of the sequence in `slot` begins. */
-  offset(slot: number, index: number): number {
+  /** Which row of the entries is entry `index` of the sequence in `slot`. */
+  row(slot: number, index: number): number {
     const page = this.#pages[slot * this.#tableWidth + Math.floor(index / this.#perPage)] ?? -1
     if (page < 0) throw new RangeError(`slot ${slot} has no page for entry ${index}`)
-    return (page * this.#perPage + (index % this.#perPage)) * this.width
+    return page * this.#perPage + (index % this.#perPage)
   }
 }

@@ -1,6 +1,7 @@
 import { strict as assert } from 'node:assert'
 import { describeTensor, type DType, type LinearWeight, type Tensor } from '../device/tensor.ts'
 import { tensorBytes } from '../device/tensor.ts'
+import { type CompactLayout, compactRowBytes, rowWidth } from './numerics/compact-rows.ts'
 import { fp4Run, fp8Tile } from './numerics/decode.ts'
 
 /** Formats an activation may have; a device says which one it uses. */
@@ -35,6 +36,20 @@ export class OpCheck {
 
   activation(name: string, tensor: Tensor, shape: readonly number[]): void {
     this.tensor(name, tensor, activationDtypes, shape)
+  }
+
+  /** Rows of a cache as values, or as bytes in the compact layout of their kind. */
+  cachedRows(
+    name: string,
+    tensor: Tensor,
+    extents: readonly number[],
+    layout: CompactLayout,
+  ): void {
+    if (tensor.dtype === 'u8') {
+      this.tensor(name, tensor, u8Only, [...extents, compactRowBytes(layout)])
+    } else {
+      this.activation(name, tensor, [...extents, rowWidth(layout)])
+    }
   }
 
   /** A weight `[out, in]`, or `[count, out, in]` where a stack is expected, with its scales. */
@@ -74,6 +89,7 @@ export class OpCheck {
 
 const f32Only: readonly DType[] = ['f32']
 const i32Only: readonly DType[] = ['i32']
+const u8Only: readonly DType[] = ['u8']
 const e8m0Only: readonly DType[] = ['e8m0']
 const weightDtypes: readonly DType[] = ['f32', 'bf16', 'f8e4m3', 'fp4']
 

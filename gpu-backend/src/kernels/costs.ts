@@ -111,7 +111,7 @@ function hcHeadCost(args: OpTable['hc-head']): Cost {
 /** One row of weighted sums for each row a block pools; older rows come from the rings. */
 function compressCost(args: OpTable['compress'], { rows }: CostFacts): Cost {
   const { values, scores, ape, norm, frequencies, valueRing, entries, ratio, span } = args
-  const width = entries.shape[2] ?? 0
+  const width = rowCount(norm)
   const ringRow = 2 * bytesOfRow(inner(valueRing))
   const completing = rows.filter(({ position }) => (position + 1) % ratio === 0)
   const oldest = ({ position }: BatchRow): number => Math.max(0, position + 1 - span * ratio)

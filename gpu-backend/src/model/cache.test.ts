@@ -2,16 +2,19 @@ import { describe, expect, it } from 'vitest'
 import { parseModelConfig } from '#weights/layout/config.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import { ReferenceDevice } from '../device/reference.ts'
-import { Cache, type CacheLimits } from './cache.ts'
+import { Cache, type CacheLimits, type CacheRows } from './cache.ts'
 import { ModelError } from './error.ts'
 import { modelShape } from './shape.ts'
 
 const shape = modelShape(parseModelConfig(toyConfig))
 
-function newCache(limits: Partial<CacheLimits> = {}): { cache: Cache; device: ReferenceDevice } {
+function newCache(
+  limits: Partial<CacheLimits> = {},
+  rows: CacheRows = 'plain',
+): { cache: Cache; device: ReferenceDevice } {
   const device = new ReferenceDevice()
   const all = { sequencesMax: 2, tokensMax: 1024, rollbackMax: 3, ...limits }
-  return { cache: new Cache(device, shape, { limits: all, draft: true }), device }
+  return { cache: new Cache(device, shape, { limits: all, draft: true, rows }), device }
 }
 
 function refusal(call: () => unknown): { code: string; message: string } | null {
@@ -117,6 +120,19 @@ describe('growth', () => {
     expect(hca?.compressor?.values.tensor.shape).toEqual([2, 16 + 3, 128])
     expect(hca?.compressor?.entries.tensor.shape).toEqual([4, 16, 128])
     expect(cache.draft?.window.tensor.shape).toEqual([2, 16 + 3, 128])
+  })
+})
+
+describe('compact rows', () => {
+  it('are counted in bytes: FP8, bf16 and scales of a key, FP4 and scales of an index key', () => {
+    const { cache } = newCache({}, 'compact')
+    cache.grow(cache.create(256), 1)
+    const [swa, csa] = cache.layers
+    // 64 + 2·64 + 1, padded to 200; 128 ÷ 2 + 128 ÷ 32.
+    expect(swa?.window.tensor).toMatchObject({ dtype: 'u8', shape: [2, 16 + 3, 200] })
+    expect(csa?.compressor?.entries.tensor).toMatchObject({ dtype: 'u8', shape: [4, 64, 200] })
+    expect(csa?.index?.entries.tensor).toMatchObject({ dtype: 'u8', shape: [4, 64, 68] })
+    expect(csa?.index?.scores.tensor).toMatchObject({ dtype: 'f32', shape: [2, 8 + 3, 256] })
   })
 })
 

@@ -1,7 +1,13 @@
 import { strict as assert } from 'node:assert'
 import type { Device } from '../device/device.ts'
-import type { Tensor } from '../device/tensor.ts'
+import type { DType, Tensor } from '../device/tensor.ts'
 import { pageTokens } from '../kernels/batch.ts'
+import {
+  type CompactLayout,
+  compactRowBytes,
+  keyLayout,
+  rowWidth,
+} from '../kernels/numerics/compact-rows.ts'
 import { ModelError } from './error.ts'
 import type { CacheCapacity } from './model.ts'
 import { Pool, type PooledTensor } from './pool.ts'
@@ -27,6 +33,12 @@ export interface CacheLimits {
   /** Positions a sequence may be taken back by; head-room of every ring. */
   readonly rollbackMax: number
 }
+
+/**
+ * `plain`: keys as the device's own numbers. `compact`: in the codes and scales they are rounded to,
+ * 584 bytes for a key of 512 and 68 for an index key of 128; needs quantisation.
+ */
+export type CacheRows = 'plain' | 'compact'
 
 /** One sequence's place in the cache. Only `Cache` and the model change it. */
 export class CachedSequence {
@@ -67,16 +79,18 @@ export class Cache {
   readonly #pageTable: PooledTensor
   readonly #pagesPerSequence: number
   readonly #contextMax: number
+  readonly #rows: CacheRows
   #reservedPages = 0
 
   constructor(
     device: Device,
     shape: ModelShape,
-    options: { readonly limits: CacheLimits; readonly draft: boolean },
+    options: { readonly limits: CacheLimits; readonly draft: boolean; readonly rows?: CacheRows },
   ) {
     const { limits } = options
     this.#device = device
     this.limits = limits
+    this.#rows = options.rows ?? 'plain'
     this.#contextMax = shape.maxPositionEmbeddings
     this.#pagesPerSequence = pagesFor(shape.maxPositionEmbeddings)
     this.#slots = new Pool(device, { first: firstSlots, max: limits.sequencesMax })
@@ -189,42 +203,48 @@ export class Cache {
   }
 
   #layerCache(shape: ModelShape, layer: LayerShape): LayerCache {
-    const { keys, indexKeys } = this.#device.formats
-    const { headDim, indexHeadDim, windowSize } = shape
+    const { windowSize, headDim, indexHeadDim } = shape
+    const key = this.#rowKind(keyLayout(headDim, shape.ropeDim))
+    const indexKey = this.#rowKind({ kind: 'index', width: indexHeadDim })
     return {
       window: this.#slots.add({
         label: `${layer.name} window`,
-        dtype: keys,
-        item: [windowSize + this.limits.rollbackMax, headDim],
+        dtype: key.dtype,
+        item: [windowSize + this.limits.rollbackMax, key.extent],
       }),
-      compressor:
-        layer.kind === 'swa'
-          ? null
-          : this.#compressorCache(layer, { name: 'compressor', width: headDim, dtype: keys }),
-      index:
-        layer.kind === 'csa'
-          ? this.#compressorCache(layer, { name: 'index', width: indexHeadDim, dtype: indexKeys })
-          : null,
+      compressor: layer.kind === 'swa' ? null : this.#compressorCache(layer, 'compressor', key),
+      index: layer.kind === 'csa' ? this.#compressorCache(layer, 'index', indexKey) : null,
     }
   }
 
-  #compressorCache(
-    layer: LayerShape,
-    part: { readonly name: string; readonly width: number; readonly dtype: 'f32' | 'bf16' },
-  ): CompressorCache {
+  #rowKind(layout: CompactLayout): RowKind {
+    const width = rowWidth(layout)
+    if (this.#rows === 'compact') return { width, dtype: 'u8', extent: compactRowBytes(layout) }
+    const { keys, indexKeys } = this.#device.formats
+    return { width, dtype: layout.kind === 'key' ? keys : indexKeys, extent: width }
+  }
+
+  #compressorCache(layer: LayerShape, name: string, row: RowKind): CompressorCache {
     const span = poolSpan(layer.kind)
-    const ring = [span * layer.ratio + this.limits.rollbackMax, span * part.width]
-    const label = `${layer.name} ${part.name}`
+    const ring = [span * layer.ratio + this.limits.rollbackMax, span * row.width]
+    const label = `${layer.name} ${name}`
     return {
       values: this.#slots.add({ label: `${label} values`, dtype: 'f32', item: ring }),
       scores: this.#slots.add({ label: `${label} scores`, dtype: 'f32', item: ring }),
       entries: this.#pages.add({
         label: `${label} entries`,
-        dtype: part.dtype,
-        item: [pageTokens / layer.ratio, part.width],
+        dtype: row.dtype,
+        item: [pageTokens / layer.ratio, row.extent],
       }),
     }
   }
+}
+
+/** What a cached row is: `width` values, kept as `extent` elements of `dtype`. */
+interface RowKind {
+  readonly width: number
+  readonly dtype: DType
+  readonly extent: number
 }
 
 function pagesFor(tokens: number): number {

@@ -13,7 +13,7 @@ import {
   tokenFlops,
   totalFlops,
 } from './cost-formulas.ts'
-import { v32ActiveParameters, v32BytesPerToken, v32TokenFlops } from './v32-costs.ts'
+import { v32ActiveParameters, v32BytesPerToken, v32TokenFlops } from '../../bench/v32-costs.ts'
 
 const million = 2 ** 20
 const [mib, gib] = [2 ** 20, 2 ** 30]

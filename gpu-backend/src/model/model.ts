@@ -1,5 +1,5 @@
 import type { Device } from '../device/device.ts'
-import { Cache, type CacheLimits } from './cache.ts'
+import { Cache, type CacheLimits, type CacheRows } from './cache.ts'
 import { DeepSeekModel } from './deepseek.ts'
 import type { ForwardTap } from './forward.ts'
 import { Scratch } from './scratch.ts'
@@ -86,6 +86,8 @@ export interface LoadModelOptions {
   /** Load the draft block too, where the checkpoint has one. */
   readonly mtp?: boolean
   readonly cache?: Partial<CacheLimits>
+  /** Absent: `compact` where values are rounded and the device has such rows, else `plain`. */
+  readonly cacheRows?: CacheRows
   readonly signal?: AbortSignal
   /** Bytes of weights on the device, of those to bring. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
@@ -112,14 +114,16 @@ export async function loadModel(
     ...(onProgress === undefined ? {} : { onProgress }),
   })
   const limits = { ...defaultLimits, ...options.cache }
+  const quantise = options.quantisation === 'on'
+  const rows = options.cacheRows ?? (quantise && device.formats.compactRows ? 'compact' : 'plain')
   return new DeepSeekModel(
     {
       device,
       shape,
       weights,
-      cache: new Cache(device, shape, { limits, draft: weights.draft !== null }),
+      cache: new Cache(device, shape, { limits, draft: weights.draft !== null, rows }),
       scratch: new Scratch(device),
-      quantise: options.quantisation === 'on',
+      quantise,
     },
     buffers,
   )

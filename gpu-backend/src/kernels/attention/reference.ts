@@ -1,4 +1,14 @@
+import { rowCount, type Tensor } from '../../device/tensor.ts'
 import { type BatchRow, batchRow, EntryPages, visibleEntries } from '../batch.ts'
+import { type CachedRows, cachedRows } from '../cached-rows.ts'
+import {
+  type CompactLayout,
+  compactRowBytes,
+  decodeRow,
+  encodeRow,
+  keyLayout,
+  rowWidth,
+} from '../numerics/compact-rows.ts'
 import { dot } from '../numerics/matmul.ts'
 import { rotate } from '../numerics/rotate.ts'
 import type { ReferenceKernel, ReferenceMemory } from '../reference-memory.ts'
@@ -62,8 +72,8 @@ function attendOneHead(
 class KeyGatherer {
   readonly #args: AttentionArgs
   readonly #own: Float32Array
-  readonly #window: Float32Array
-  readonly #entries: EntryPages | null
+  readonly #window: CachedRows
+  readonly #entries: { readonly pages: EntryPages; readonly rows: CachedRows } | null
   readonly #selected: Int32Array | null
   readonly #head: number
   readonly #ring: number
@@ -71,41 +81,48 @@ class KeyGatherer {
   constructor(memory: ReferenceMemory, args: AttentionArgs) {
     const { compressed } = args
     this.#args = args
-    this.#own = memory.f32(args.keys)
-    this.#window = memory.f32(args.window)
-    this.#entries =
-      compressed === null ? null : new EntryPages(memory, compressed.entries, args.pages)
-    this.#selected = compressed?.selected ? memory.i32(compressed.selected) : null
     this.#head = args.keys.shape[1] ?? 0
     this.#ring = args.window.shape[1] ?? 0
+    const layout = keyLayout(this.#head, 2 * rowCount(args.frequencies))
+    this.#own = asKept(memory.f32(args.keys), args.window, layout)
+    this.#window = cachedRows(memory, args.window, layout)
+    this.#entries =
+      compressed === null
+        ? null
+        : {
+            pages: new EntryPages(memory, compressed.entries, args.pages),
+            rows: cachedRows(memory, compressed.entries, layout),
+          }
+    this.#selected = compressed?.selected ? memory.i32(compressed.selected) : null
   }
 
   gather(row: number, at: BatchRow): Float32Array {
     const first = Math.max(0, at.position - this.#args.windowSize + 1)
-    const entries = this.#entryNumbers(row, at)
+    const numbers = this.#entryNumbers(row, at)
     const windowCount = at.position - first + 1
-    const keys = new Float32Array((windowCount + entries.length) * this.#head)
-    const put = (place: number, source: Float32Array, from: number): void => {
-      keys.set(source.subarray(from, from + this.#head), place * this.#head)
-    }
+    const keys = new Float32Array((windowCount + numbers.length) * this.#head)
+    const place = (index: number): Float32Array =>
+      keys.subarray(index * this.#head, (index + 1) * this.#head)
     for (let position = first; position <= at.position; position++) {
-      const own = position >= at.start
-      const from = own
-        ? (row - (at.position - position)) * this.#head
-        : this.#ringOffset(at.slot, position)
-      put(position - first, own ? this.#own : this.#window, from)
+      const into = place(position - first)
+      if (position >= at.start) into.set(this.#ownKey(row - (at.position - position)))
+      else this.#window.read(this.#ringRow(at.slot, position), into)
     }
-    for (const [place, entry] of entries.entries()) {
+    for (const [index, entry] of numbers.entries()) {
       if (this.#entries === null) break
-      put(windowCount + place, this.#entries.values, this.#entries.offset(at.slot, entry))
+      const { pages, rows } = this.#entries
+      rows.read(pages.row(at.slot, entry), place(windowCount + index))
     }
     return keys
   }
 
   /** Stores a row's key. Of those that share a place the last stays: rows come in ascending order. */
   keep(row: number, at: BatchRow): void {
-    const key = this.#own.subarray(row * this.#head, (row + 1) * this.#head)
-    this.#window.set(key, this.#ringOffset(at.slot, at.position))
+    this.#window.write(this.#ringRow(at.slot, at.position), this.#ownKey(row))
+  }
+
+  #ownKey(row: number): Float32Array {
+    return this.#own.subarray(row * this.#head, (row + 1) * this.#head)
   }
 
   #entryNumbers(row: number, at: BatchRow): readonly number[] {
@@ -120,7 +137,23 @@ class KeyGatherer {
     return [...picks].filter((entry) => entry >= 0)
   }
 
-  #ringOffset(slot: number, position: number): number {
-    return (slot * this.#ring + (position % this.#ring)) * this.#head
+  #ringRow(slot: number, position: number): number {
+    return slot * this.#ring + (position % this.#ring)
   }
+}
+
+/**
+ * The step's keys as a later step will find them in the window: else a row's result would depend on
+ * where its sequence was cut into steps.
+ */
+function asKept(keys: Float32Array, window: Tensor, layout: CompactLayout): Float32Array {
+  if (window.dtype !== 'u8') return keys
+  const width = rowWidth(layout)
+  const row = new Uint8Array(compactRowBytes(layout))
+  const kept = new Float32Array(keys.length)
+  for (let at = 0; at < keys.length; at += width) {
+    encodeRow(layout, keys.subarray(at, at + width), row)
+    decodeRow(layout, row, kept.subarray(at, at + width))
+  }
+  return kept
 }

@@ -2,6 +2,7 @@ import type { Device } from '../../device/device.ts'
 import { rowCount, type Tensor } from '../../device/tensor.ts'
 import { pageTokens, rowFieldCount } from '../batch.ts'
 import { OpCheck } from '../check.ts'
+import { type CompactLayout, keyLayout } from '../numerics/compact-rows.ts'
 import { indexBlock, keyBlock } from '../numerics/simulate.ts'
 
 /**
@@ -29,7 +30,7 @@ export interface CompressArgs {
   /** f32 `[slots, ring, span·width]`: earlier rows by absolute position modulo ring. */
   readonly valueRing: Tensor
   readonly scoreRing: Tensor
-  /** `[pages, 256 ÷ ratio, width]`. */
+  /** `[pages, 256 ÷ ratio, width]`, or u8 with the bytes of a compact row. */
   readonly entries: Tensor
   readonly ratio: number
   readonly span: number
@@ -43,7 +44,7 @@ const check = new OpCheck('compress')
 
 export function compress(device: Device, args: CompressArgs): void {
   const rows = rowCount(args.rows)
-  const width = args.entries.shape[2] ?? 0
+  const width = rowCount(args.norm)
   const channels = args.span * width
   const [slots = 0, ring = 0] = args.valueRing.shape
   check.i32('rows', args.rows, [rows, rowFieldCount])
@@ -55,11 +56,12 @@ export function compress(device: Device, args: CompressArgs): void {
   check.f32('frequencies', args.frequencies, [rowCount(args.frequencies)])
   check.f32('valueRing', args.valueRing, [slots, ring, channels])
   check.f32('scoreRing', args.scoreRing, [slots, ring, channels])
-  check.activation('entries', args.entries, [
-    rowCount(args.entries),
-    pageTokens / args.ratio,
-    width,
-  ])
+  const extents = [rowCount(args.entries), pageTokens / args.ratio]
+  check.cachedRows('entries', args.entries, extents, entryLayout(args))
+  check.that(
+    args.quantise || args.entries.dtype !== 'u8',
+    'compact entries hold values that are rounded',
+  )
   check.that(
     ring >= args.span * args.ratio,
     `a ring of ${ring} rows holds the ${args.span * args.ratio} of one entry`,
@@ -70,6 +72,12 @@ export function compress(device: Device, args: CompressArgs): void {
     [args.values, args.scores, args.rows, args.pages],
   )
   if (rows > 0) device.run('compress', args)
+}
+
+/** How an entry lies in a compact row. */
+export function entryLayout({ use, norm, frequencies }: CompressArgs): CompactLayout {
+  const width = rowCount(norm)
+  return use === 'index' ? { kind: 'index', width } : keyLayout(width, 2 * rowCount(frequencies))
 }
 
 function checkWidth(args: CompressArgs, width: number): void {

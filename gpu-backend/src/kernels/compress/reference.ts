@@ -1,23 +1,25 @@
 import { rowCount } from '../../device/tensor.ts'
 import { type BatchRow, batchRow, EntryPages } from '../batch.ts'
+import { cachedRows } from '../cached-rows.ts'
 import { walshHadamard } from '../numerics/fwht.ts'
 import { rmsNorm } from '../numerics/rms-norm.ts'
 import { rotate } from '../numerics/rotate.ts'
 import { keyBlock, simulateFp4, simulateFp8 } from '../numerics/simulate.ts'
 import type { ReferenceKernel, ReferenceMemory } from '../reference-memory.ts'
-import type { CompressArgs } from './compress.ts'
+import { type CompressArgs, entryLayout } from './compress.ts'
 
 export const compressReference: ReferenceKernel<CompressArgs> = (memory, args) => {
   const fields = memory.i32(args.rows)
   const source = new RawRows(memory, args)
-  const entries = new EntryPages(memory, args.entries, args.pages)
+  const pages = new EntryPages(memory, args.entries, args.pages)
+  const entries = cachedRows(memory, args.entries, entryLayout(args))
   for (let row = 0; row < rowCount(args.rows); row++) {
     const at = batchRow(fields, row)
     if ((at.position + 1) % args.ratio !== 0) continue
     const entry = pool(memory, args, source, row, at)
     finish(memory, args, entry, at.position + 1 - args.ratio)
     const index = (at.position + 1) / args.ratio - 1
-    entries.values.set(entry, entries.offset(at.slot, index))
+    entries.write(pages.row(at.slot, index), entry)
   }
   // Only now: until here the rings held rows that some block of this step still had to read.
   for (let row = 0; row < rowCount(args.rows); row++) source.keep(row, batchRow(fields, row))
@@ -32,7 +34,7 @@ function pool(
   at: BatchRow,
 ): Float32Array {
   const ape = memory.f32(args.ape)
-  const width = args.entries.shape[2] ?? 0
+  const width = rowCount(args.norm)
   const channels = args.span * width
   const pooled = args.span * args.ratio
   const largest = new Float64Array(width).fill(-Infinity)

@@ -14,7 +14,7 @@ export interface IndexSelectArgs {
   /** f32 `[rows, heads]`; may be negative. */
   readonly weights: Tensor
   readonly scale: number
-  /** Index keys `[pages, 256 ÷ ratio, head]`. */
+  /** Index keys `[pages, 256 ÷ ratio, head]`, or u8 with the bytes of a compact row. */
   readonly entries: Tensor
   /** `Batch.rows` and `Batch.pages`. */
   readonly rows: Tensor
@@ -33,7 +33,10 @@ export function indexSelect(device: Device, args: IndexSelectArgs): void {
   check.i32('pages', args.pages, [rowCount(args.pages), args.pages.shape[1] ?? 0])
   check.activation('queries', args.queries, [rows, heads, head])
   check.f32('weights', args.weights, [rows, heads])
-  check.activation('entries', args.entries, [rowCount(args.entries), pageTokens / args.ratio, head])
+  check.cachedRows('entries', args.entries, [rowCount(args.entries), pageTokens / args.ratio], {
+    kind: 'index',
+    width: head,
+  })
   check.i32('selected', args.selected, [rows, args.selected.shape[1] ?? 0])
   check.distinct([args.selected], [args.queries, args.weights, args.entries, args.rows, args.pages])
   if (rows > 0) device.run('index-select', args)

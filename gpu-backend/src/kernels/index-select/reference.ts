@@ -1,4 +1,5 @@
 import { batchRow, EntryPages, visibleEntries } from '../batch.ts'
+import { cachedRows } from '../cached-rows.ts'
 import { dot } from '../numerics/matmul.ts'
 import { topK } from '../numerics/top-k.ts'
 import type { ReferenceKernel } from '../reference-memory.ts'
@@ -10,7 +11,9 @@ export const indexSelectReference: ReferenceKernel<IndexSelectArgs> = (memory, a
   const fields = memory.i32(args.rows)
   const queries = memory.f32(args.queries)
   const weights = memory.f32(args.weights)
-  const keys = new EntryPages(memory, args.entries, args.pages)
+  const pages = new EntryPages(memory, args.entries, args.pages)
+  const keys = cachedRows(memory, args.entries, { kind: 'index', width: head })
+  const key = new Float32Array(head)
   const selected = memory.i32(args.selected)
   for (let row = 0; row < rows; row++) {
     const { position, slot } = batchRow(fields, row)
@@ -18,10 +21,10 @@ export const indexSelectReference: ReferenceKernel<IndexSelectArgs> = (memory, a
     const scores = new Float64Array(visible)
     // With no more entries than places there is nothing to choose, and scores go unused.
     for (let j = 0; visible > limit && j < visible; j++) {
-      const key = keys.offset(slot, j)
+      keys.read(pages.row(slot, j), key)
       let score = 0
       for (let h = 0; h < heads; h++) {
-        const match = dot(queries, (row * heads + h) * head, keys.values, key, head)
+        const match = dot(queries, (row * heads + h) * head, key, 0, head)
         score += (weights[row * heads + h] ?? 0) * args.scale * Math.max(0, match)
       }
       scores[j] = score

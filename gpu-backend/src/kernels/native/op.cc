@@ -15,6 +15,7 @@ int64_t bitsOf(DType dtype) {
       return 64;
     case DType::f8e4m3:
     case DType::e8m0:
+    case DType::u8:
       return 8;
     case DType::fp4:
       return 4;

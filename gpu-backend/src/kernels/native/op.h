@@ -14,7 +14,7 @@
 namespace sluice {
 
 /// Element types by the number `words.ts` gives them.
-enum class DType : int { f32 = 0, bf16 = 1, i32 = 2, i64 = 3, f8e4m3 = 4, e8m0 = 5, fp4 = 6 };
+enum class DType : int { f32 = 0, bf16 = 1, i32 = 2, i64 = 3, f8e4m3 = 4, e8m0 = 5, fp4 = 6, u8 = 7 };
 
 /// How exactly linears are computed. `exact`: activations keep 22 bits or more. `fast`: int8 per 32
 /// against FP4, bfloat16 against FP8 and bf16 weights.

@@ -9,6 +9,7 @@ const dtypeNumbers: Readonly<Record<DType, number>> = {
   f8e4m3: 4,
   e8m0: 5,
   fp4: 6,
+  u8: 7,
 }
 
 const firstWords = 1024

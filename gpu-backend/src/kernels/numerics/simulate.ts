@@ -25,7 +25,7 @@ export interface Span {
  */
 export function simulateFp8(values: Float32Array, span: Span, block: number): void {
   forEachBlock(values, span, block, (from, to, largest) => {
-    const scale = pow2ceil(Math.fround(Math.max(largest, fp8Floor) * fp8Step))
+    const scale = fp8Scale(largest)
     for (let i = from; i < to; i++) values[i] = roundE4m3((values[i] ?? 0) / scale) * scale
   })
 }
@@ -33,9 +33,24 @@ export function simulateFp8(values: Float32Array, span: Span, block: number): vo
 /** The same in FP4: blocks of 32, e2m1, s at or above amax ÷ 6. */
 export function simulateFp4(values: Float32Array, span: Span): void {
   forEachBlock(values, span, indexBlock, (from, to, largest) => {
-    const scale = pow2ceil(Math.fround(Math.max(largest, fp4Floor) * fp4Step))
+    const scale = fp4Scale(largest)
     for (let i = from; i < to; i++) values[i] = roundE2m1((values[i] ?? 0) / scale) * scale
   })
+}
+
+/** What a block whose largest magnitude is `largest` is divided by on its way to FP8, and to FP4. */
+export function fp8Scale(largest: number): number {
+  return pow2ceil(Math.fround(Math.max(largest, fp8Floor) * fp8Step))
+}
+
+export function fp4Scale(largest: number): number {
+  return pow2ceil(Math.fround(Math.max(largest, fp4Floor) * fp4Step))
+}
+
+export function largestOf(values: Float32Array, from: number, to: number): number {
+  let largest = 0
+  for (let i = from; i < to; i++) largest = Math.max(largest, Math.abs(values[i] ?? 0))
+  return largest
 }
 
 type BlockVisitor = (from: number, to: number, largest: number) => void
@@ -44,8 +59,6 @@ function forEachBlock(values: Float32Array, span: Span, block: number, visit: Bl
   const end = span.at + span.length
   for (let from = span.at; from < end; from += block) {
     const to = Math.min(from + block, end)
-    let largest = 0
-    for (let i = from; i < to; i++) largest = Math.max(largest, Math.abs(values[i] ?? 0))
-    visit(from, to, largest)
+    visit(from, to, largestOf(values, from, to))
   }
 }

@@ -57,6 +57,7 @@ export class TestTensors {
   read(tensor: Tensor): number[] {
     const bytes = new Uint8Array(tensorBytes(tensor))
     this.device.read(tensor.buffer, tensor.byteOffset, bytes)
+    if (tensor.dtype === 'u8') return [...bytes]
     return [
       ...(tensor.dtype === 'i32' ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer)),
     ]
