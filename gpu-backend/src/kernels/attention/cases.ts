@@ -1,6 +1,7 @@
 import type { Tensor } from '../../device/tensor.ts'
 import { pageTokens } from '../batch.ts'
-import type { Bench, Input, OpCase, Output } from '../testing/case.ts'
+import { CacheRows, compactKeyRows, plainRows, type RowKind } from '../testing/cache-rows.ts'
+import type { Bench, OpCase, Output } from '../testing/case.ts'
 import { type Estimate, joined, type Matrix } from '../testing/estimate.ts'
 import { generateValues } from '../testing/generate.ts'
 import { attend } from '../testing/oracle/attend.ts'
@@ -35,12 +36,14 @@ interface Parameters {
   readonly sink?: number
   /** Of queries: 4 makes scores far apart, so that few keys take all. */
   readonly sharpness?: number
+  /** Window and entries in compact rows. */
+  readonly compact?: boolean
   readonly size?: OpCase['size']
 }
 
 function attentionCase(parameters: Parameters): OpCase {
   const { segments, heads, head, rotated, window, compressed } = parameters
-  const { spare = 3, sink = 0, sharpness = 1, size = 'toy' } = parameters
+  const { spare = 3, sink = 0, sharpness = 1, compact = false, size = 'toy' } = parameters
   const ring = window - 1 + spare
   const kind =
     compressed === undefined
@@ -50,14 +53,17 @@ function attentionCase(parameters: Parameters): OpCase {
     op: 'attention',
     name:
       `rows=[${nameOf(segments)}] heads=${heads} head=${head} rotated=${rotated} ` +
-      `window=${window} ring=${ring}${kind} sink=${sink} sharpness=${sharpness}`,
+      `window=${window} ring=${ring}${kind} sink=${sink} sharpness=${sharpness}` +
+      (compact ? ' compact' : ''),
     size,
+    compactRows: compact,
     prepare(bench) {
       const { random, numerics } = bench
       const batch = new Ragged(bench, segments)
       const rows = batch.rows.length
-      const keys = new WindowKeys(bench, batch, { window, ring, head })
-      const entries = placeEntries(bench, batch, { ...parameters, pick: compressed })
+      const kind = compact ? compactKeyRows(head, rotated) : plainRows(bench.formats.keys, head)
+      const keys = new WindowKeys(bench, batch, { window, ring, kind, head })
+      const entries = placeEntries(bench, batch, { head, kind, pick: compressed })
       const drawn = generateValues(random, rows * heads * head, 'normal')
       const queryValues = drawn.map((value) => value * sharpness)
       const queries = bench.activation('queries', [rows, heads, head], queryValues)
@@ -109,6 +115,7 @@ function matrixOf(keys: readonly Float64Array[], width: number): Matrix {
 interface WindowShape {
   readonly window: number
   readonly ring: number
+  readonly kind: RowKind
   readonly head: number
 }
 
@@ -119,29 +126,25 @@ class WindowKeys {
   readonly #bench: Bench
   readonly #batch: Ragged
   readonly #shape: WindowShape
+  readonly #rows: CacheRows
   readonly #keys = new Map<number, Map<number, Float64Array>>()
 
   constructor(bench: Bench, batch: Ragged, shape: WindowShape) {
-    const { window, ring, head } = shape
+    const { window, ring, kind, head } = shape
     this.#bench = bench
     this.#batch = batch
     this.#shape = shape
-    for (const segment of batch.segments) {
+    this.#rows = new CacheRows(kind, [batch.slotCount, ring])
+    for (const { slot, start } of batch.segments) {
       const keys = new Map<number, Float64Array>()
-      for (let at = Math.max(0, segment.start - window + 1); at < endOf(segment); at++) {
-        keys.set(at, generateValues(bench.random, head, 'normal'))
+      for (let position = Math.max(0, start - window + 1); position < start; position++) {
+        const drawn = generateValues(bench.random, head, 'normal')
+        keys.set(position, this.#rows.put(this.#place(slot, position), drawn))
       }
-      this.#keys.set(segment.slot, keys)
+      this.#keys.set(slot, keys)
     }
-    const own = batch.rows.flatMap(({ segment, position }) => [
-      ...(this.#keys.get(segment.slot)?.get(position) ?? []),
-    ])
-    const given = bench.activation('keys', [batch.rows.length, head], own)
-    this.batchTensor = given.tensor
-    this.#keepStored(given)
-    const shapeOfRing = [batch.slotCount, ring, head]
-    this.ring = bench.changing('window', bench.formats.keys, shapeOfRing, this.#before())
-    this.#keepStoredRing()
+    this.batchTensor = this.#placeOwn()
+    this.ring = this.#rows.asChanging(bench, 'window')
   }
 
   /** Keys of the window of one row, oldest first. */
@@ -156,52 +159,35 @@ class WindowKeys {
 
   /** Each segment's last keys lie at their positions modulo ring; everything else is as it was. */
   checkRing(): void {
-    const { ring } = this.#shape
-    const expected = this.#before()
+    const { ring, kind } = this.#shape
+    const written = new Map<number, Float64Array>()
     for (const segment of this.#batch.segments) {
       const end = endOf(segment)
       for (let position = Math.max(segment.start, end - ring); position < end; position++) {
-        const key = this.#keys.get(segment.slot)?.get(position)
-        if (key !== undefined) expected.set(key, this.#place(segment.slot, position))
+        const key = this.#keys.get(segment.slot)?.get(position) ?? new Float64Array()
+        written.set(this.#place(segment.slot, position), kind.decode(kind.encode(key)))
       }
     }
-    this.#bench.expectValues(this.ring, expected)
+    this.#rows.expect(this.#bench, this.ring, written)
   }
 
-  /** The step's own keys as the device holds them. */
-  #keepStored({ values }: Input): void {
-    const { head } = this.#shape
-    for (const [row, { segment, position }] of this.#batch.rows.entries()) {
-      const key = values.subarray(row * head, (row + 1) * head)
-      this.#keys.get(segment.slot)?.set(position, key)
+  /** The step's own keys: as they are given or, beside compact rows, what one keeps of them. */
+  #placeOwn(): Tensor {
+    const { head, kind } = this.#shape
+    const { rows } = this.#batch
+    const drawn = generateValues(this.#bench.random, rows.length * head, 'normal')
+    const given = this.#bench.activation('keys', [rows.length, head], drawn)
+    for (const [row, { segment, position }] of rows.entries()) {
+      const key = given.values.subarray(row * head, (row + 1) * head)
+      const seen = kind.dtype === 'u8' ? kind.decode(kind.encode(key)) : key
+      this.#keys.get(segment.slot)?.set(position, seen)
     }
-  }
-
-  #keepStoredRing(): void {
-    const stored = this.#bench.readValues(this.ring)
-    for (const { slot, start } of this.#batch.segments) {
-      for (const [position, key] of this.#keys.get(slot) ?? []) {
-        if (position >= start) continue
-        const at = this.#place(slot, position)
-        key.set(stored.subarray(at, at + key.length))
-      }
-    }
-  }
-
-  #before(): Float64Array {
-    const { ring, head } = this.#shape
-    const values = new Float64Array(this.#batch.slotCount * ring * head).fill(Number.NaN)
-    for (const { slot, start } of this.#batch.segments) {
-      for (const [position, key] of this.#keys.get(slot) ?? []) {
-        if (position < start) values.set(key, this.#place(slot, position))
-      }
-    }
-    return values
+    return given.tensor
   }
 
   #place(slot: number, position: number): number {
-    const { ring, head } = this.#shape
-    return (slot * ring + (position % ring)) * head
+    const { ring } = this.#shape
+    return slot * ring + (position % ring)
   }
 }
 
@@ -213,14 +199,15 @@ interface Entries {
 
 interface EntryParameters {
   readonly head: number
+  readonly kind: RowKind
   readonly pick: Parameters['compressed']
 }
 
 /** Entries that some row attends to hold values, all others rubbish. */
-function placeEntries(bench: Bench, batch: Ragged, { head, pick }: EntryParameters): Entries {
+function placeEntries(bench: Bench, batch: Ragged, parameters: EntryParameters): Entries {
+  const { head, kind, pick } = parameters
   if (pick === undefined) return { tensors: null, visible: () => [] }
   const { ratio, topK } = pick
-  const perPage = pageTokens / ratio
   const picks = batch.rows.map(({ position }) => {
     const visible = entriesVisible(position, ratio)
     if (topK === undefined) return Array.from({ length: visible }, (_, entry) => entry)
@@ -228,21 +215,20 @@ function placeEntries(bench: Bench, batch: Ragged, { head, pick }: EntryParamete
     return some.toSorted((a, b) => a - b)
   })
   const places = batch.rows.map(({ segment }, row) =>
-    (picks[row] ?? []).map((entry) => batch.entryPlace(segment.slot, entry, ratio) * head),
+    (picks[row] ?? []).map((entry) => batch.entryPlace(segment.slot, entry, ratio)),
   )
-  const values = new Float64Array(batch.pageCount * perPage * head).fill(Number.NaN)
-  for (const at of new Set(places.flat()))
-    values.set(generateValues(bench.random, head, 'normal'), at)
-  const shape = [batch.pageCount, perPage, head]
-  const entries = bench.input('entries', bench.formats.keys, shape, values)
-  const visible = (row: number): readonly Float64Array[] =>
-    (places[row] ?? []).map((at) => entries.values.subarray(at, at + head))
-  if (topK === undefined) {
-    return { tensors: { entries: entries.tensor, ratio, selected: null }, visible }
+  const rows = new CacheRows(kind, [batch.pageCount, pageTokens / ratio])
+  const stored = new Map<number, Float64Array>()
+  for (const at of new Set(places.flat())) {
+    stored.set(at, rows.put(at, generateValues(bench.random, head, 'normal')))
   }
+  const entries = rows.asInput(bench, 'entries')
+  const visible = (row: number): readonly Float64Array[] =>
+    (places[row] ?? []).map((at) => stored.get(at) ?? new Float64Array())
+  if (topK === undefined) return { tensors: { entries, ratio, selected: null }, visible }
   const padded = picks.flatMap((own) => Array.from({ length: topK }, (_, i) => own[i] ?? -1))
   const selected = bench.i32('selected', [batch.rows.length, topK], padded)
-  return { tensors: { entries: entries.tensor, ratio, selected }, visible }
+  return { tensors: { entries, ratio, selected }, visible }
 }
 
 /** A prompt's start, a decode step behind a full ring, a chunk longer than the window, one row of a young sequence. */
@@ -268,6 +254,18 @@ export const attentionCases: readonly OpCase[] = [
   attentionCase({ ...toy, segments: mixed, sink: 12 }),
   attentionCase({ ...toy, segments: mixed, sink: -30, compressed: { ratio: 16 } }),
   attentionCase({ ...toy, segments: mixed, sharpness: 8, compressed: { ratio: 4, topK: 8 } }),
+  attentionCase({ ...toy, segments: mixed, compact: true }),
+  attentionCase({ ...toy, segments: mixed, compact: true, compressed: { ratio: 16 } }),
+  attentionCase({ ...toy, segments: mixed, compact: true, compressed: { ratio: 4, topK: 8 } }),
+  attentionCase({
+    segments: mixed,
+    heads: 2,
+    head: 256,
+    rotated: 64,
+    window: 16,
+    spare: 0,
+    compact: true,
+  }),
   attentionCase({
     segments: mixed,
     heads: 1,
@@ -294,6 +292,16 @@ export const attentionCases: readonly OpCase[] = [
     rotated: 64,
     window: 128,
     compressed: { ratio: 128 },
+    size: 'real',
+  }),
+  attentionCase({
+    segments: [{ slot: 0, start: 2600, count: 1 }],
+    heads: 8,
+    head: 512,
+    rotated: 64,
+    window: 128,
+    compressed: { ratio: 4, topK: 512 },
+    compact: true,
     size: 'real',
   }),
   attentionCase({

@@ -1,4 +1,5 @@
 import { pageTokens } from '../batch.ts'
+import { CacheRows, compactIndexRows, compactKeyRows, plainRows } from '../testing/cache-rows.ts'
 import type { Bench, OpCase, Output } from '../testing/case.ts'
 import { type Estimate, exactly } from '../testing/estimate.ts'
 import { generateValues } from '../testing/generate.ts'
@@ -22,6 +23,8 @@ interface Parameters {
   readonly quantise?: boolean
   /** Rows of a ring beyond those one entry needs. */
   readonly spare?: number
+  /** Entries in compact rows. */
+  readonly compact?: boolean
   readonly size?: OpCase['size']
 }
 
@@ -29,21 +32,23 @@ const eps = 1e-6
 
 function compressCase(parameters: Parameters): OpCase {
   const { segments, ratio, span, width, rotated, use } = parameters
-  const { quantise = false, spare = 3, size = 'toy' } = parameters
+  const { quantise = false, spare = 3, compact = false, size = 'toy' } = parameters
   const shape = { ratio, span, width, ring: span * ratio + spare }
   return {
     op: 'compress',
     name:
       `${use} rows=[${nameOf(segments)}] ratio=${ratio} span=${span} width=${width} ` +
-      `rotated=${rotated} ring=${shape.ring}${quantise ? ' quantise' : ''}`,
+      `rotated=${rotated} ring=${shape.ring}${quantise ? ' quantise' : ''}${compact ? ' compact' : ''}`,
     size,
+    compactRows: compact,
     prepare(bench) {
       const { numerics, random } = bench
       const raw = new RawRows(bench, new Ragged(bench, segments), shape)
       const weight = generateValues(random, width, 'normal').map((value) => 1 + 0.2 * value)
       const norm = bench.input('norm', 'bf16', [width], weight)
       const angles = frequenciesOf(rotated / 2, 160_000)
-      const entries = placeEntries(bench, raw.batch, parameters)
+      const cache = placeEntries(bench, raw.batch, parameters)
+      const entries = cache.asChanging(bench, 'entries')
       const args = {
         ...raw.tensors,
         norm: norm.tensor,
@@ -71,10 +76,12 @@ function compressCase(parameters: Parameters): OpCase {
             const entry = (position + 1) / ratio - 1
             const place = raw.batch.entryPlace(segment.slot, entry, ratio)
             const expected = finish(raw.pooled(segment, position), entry * ratio)
-            bench.expectRows(entries, expected, { plain, of: width, at: place * width }, format)
+            const got = cache.read(bench, entries, place)
+            const at = place * cache.kind.extent
+            bench.expectRow(entries, got, expected, { at, plain, format, compact })
             written.add(place)
           }
-          bench.expectElsewhere(entries, written, width)
+          bench.expectElsewhere(entries, written, cache.kind.extent)
           raw.checkRings()
         },
       }
@@ -83,18 +90,18 @@ function compressCase(parameters: Parameters): OpCase {
 }
 
 /** Entries that earlier steps completed hold values, all others rubbish. */
-function placeEntries(bench: Bench, batch: Ragged, parameters: Parameters): Output {
-  const { ratio, width, use } = parameters
-  const perPage = pageTokens / ratio
-  const values = new Float64Array(batch.pageCount * perPage * width).fill(Number.NaN)
+function placeEntries(bench: Bench, batch: Ragged, parameters: Parameters): CacheRows {
+  const { ratio, width, rotated, use, compact = false } = parameters
+  const plain = plainRows(use === 'keys' ? bench.formats.keys : bench.formats.indexKeys, width)
+  const small = use === 'keys' ? compactKeyRows(width, rotated) : compactIndexRows(width)
+  const rows = new CacheRows(compact ? small : plain, [batch.pageCount, pageTokens / ratio])
   for (const { slot, start } of batch.segments) {
     for (let entry = 0; entry < entriesVisible(start - 1, ratio); entry++) {
-      const at = batch.entryPlace(slot, entry, ratio) * width
-      values.set(generateValues(bench.random, width, 'normal'), at)
+      const drawn = generateValues(bench.random, width, 'normal')
+      rows.put(batch.entryPlace(slot, entry, ratio), drawn)
     }
   }
-  const dtype = use === 'keys' ? bench.formats.keys : bench.formats.indexKeys
-  return bench.changing('entries', dtype, [batch.pageCount, perPage, width], values)
+  return rows
 }
 
 interface RawShape {
@@ -249,6 +256,10 @@ export const compressCases: readonly OpCase[] = [
       compressCase({ ...hca, segments: ragged(16), use, quantise }),
     ]),
   ),
+  ...(['keys', 'index'] as const).flatMap((use) => [
+    compressCase({ ...csa, segments: ragged(4), use, quantise: true, compact: true }),
+    compressCase({ ...hca, segments: ragged(16), use, quantise: true, compact: true }),
+  ]),
   // A chunk longer than its ring, and a page's last entry beside the next page's first.
   compressCase({ ...csa, segments: [{ slot: 1, start: 250, count: 21 }], use: 'keys', spare: 1 }),
   compressCase({ ...csa, segments: [{ slot: 1, start: 1021, count: 19 }], use: 'index', spare: 0 }),

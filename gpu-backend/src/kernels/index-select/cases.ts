@@ -1,4 +1,5 @@
 import { pageTokens } from '../batch.ts'
+import { CacheRows, compactIndexRows, plainRows } from '../testing/cache-rows.ts'
 import type { OpCase } from '../testing/case.ts'
 import {
   allowance,
@@ -25,17 +26,22 @@ interface Parameters {
   readonly ratio?: number
   /** Small whole numbers, so that every sum is exact on every device and many scores tie. */
   readonly exact?: boolean
+  /** Entries in compact rows. */
+  readonly compact?: boolean
   readonly size?: OpCase['size']
 }
 
 function indexSelectCase(parameters: Parameters): OpCase {
-  const { segments, heads, head, topK, ratio = 4, exact = false, size = 'toy' } = parameters
+  const { segments, heads, head, topK, ratio = 4, size = 'toy' } = parameters
+  const { exact = false, compact = false } = parameters
   return {
     op: 'index-select',
     name:
       `rows=[${nameOf(segments)}] ratio=${ratio} heads=${heads} head=${head} top=${topK}` +
-      (exact ? ' exact' : ''),
+      (exact ? ' exact' : '') +
+      (compact ? ' compact' : ''),
     size,
+    compactRows: compact,
     prepare(bench) {
       const { random, numerics, formats } = bench
       const batch = new Ragged(bench, segments)
@@ -46,23 +52,22 @@ function indexSelectCase(parameters: Parameters): OpCase {
           : generateValues(random, count, 'normal')
       const queries = bench.activation('queries', [rows, heads, head], draw(rows * heads * head))
       const weights = bench.f32('weights', [rows, heads], draw(rows * heads))
-      const shape = [batch.pageCount, pageTokens / ratio, head]
-      const stored = new Float64Array((batch.pageCount * pageTokens * head) / ratio).fill(
-        Number.NaN,
-      )
+      const kind = compact ? compactIndexRows(head) : plainRows(formats.indexKeys, head)
+      const rowsOfCache = new CacheRows(kind, [batch.pageCount, pageTokens / ratio])
+      const stored = new Map<number, Float64Array>()
       for (const segment of segments) {
         for (let entry = 0; entry < entriesVisible(endOf(segment) - 1, ratio); entry++) {
-          stored.set(draw(head), batch.entryPlace(segment.slot, entry, ratio) * head)
+          const at = batch.entryPlace(segment.slot, entry, ratio)
+          stored.set(at, rowsOfCache.put(at, draw(head)))
         }
       }
-      const entries = bench.input('entries', formats.indexKeys, shape, stored)
       const selected = bench.output('selected', 'i32', [rows, topK])
       const scale = exact ? 0.25 : (head * heads) ** -0.5
       const args = {
         queries: queries.tensor,
         weights: weights.tensor,
         scale,
-        entries: entries.tensor,
+        entries: rowsOfCache.asInput(bench, 'entries'),
         rows: batch.rowsTensor,
         pages: batch.pagesTensor,
         ratio,
@@ -75,8 +80,8 @@ function indexSelectCase(parameters: Parameters): OpCase {
             const count = entriesVisible(position, ratio)
             const keys = new Float64Array(count * head)
             for (let entry = 0; entry < count; entry++) {
-              const at = batch.entryPlace(segment.slot, entry, ratio) * head
-              keys.set(entries.values.subarray(at, at + head), entry * head)
+              const at = batch.entryPlace(segment.slot, entry, ratio)
+              keys.set(stored.get(at) ?? [], entry * head)
             }
             const own = queries.values.subarray(row * heads * head, (row + 1) * heads * head)
             const headWeights = weights.values.subarray(row * heads, (row + 1) * heads)
@@ -138,6 +143,8 @@ export const indexSelectCases: readonly OpCase[] = [
   indexSelectCase({ segments: mixed, heads: 4, head: 128, topK: 31, exact: true }),
   indexSelectCase({ segments: mixed, heads: 1, head: 32, topK: 100, exact: true }),
   indexSelectCase({ segments: mixed, heads: 4, head: 64, topK: 3, ratio: 16 }),
+  indexSelectCase({ segments: mixed, heads: 4, head: 128, topK: 8, compact: true }),
+  indexSelectCase({ segments: mixed, heads: 2, head: 32, topK: 8, exact: true, compact: true }),
   indexSelectCase({
     segments: [{ slot: 1, start: 4095, count: 1 }],
     heads: 64,

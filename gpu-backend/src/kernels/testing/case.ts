@@ -30,6 +30,8 @@ export interface OpCase {
   readonly name: string
   /** `real`: dimensions of Flash or Pro, slower; `toy`: everything else. */
   readonly size: 'toy' | 'real'
+  /** Run only where the device keeps cached rows in compact form. */
+  readonly compactRows?: boolean
   prepare(bench: Bench): PreparedCase
 }
 
@@ -185,7 +187,8 @@ export class Bench {
   }
 
   expectReals(output: Output, expected: Estimate): void {
-    this.#note(output, this.#compareReals(output, this.readValues(output), expected))
+    const storage = storageUnit(output.tensor.dtype)
+    this.#note(output, this.#compareReals(this.readValues(output), expected, storage))
   }
 
   expectBlocks(output: Output, expected: Estimate, format: BlockFormat): void {
@@ -193,30 +196,57 @@ export class Bench {
   }
 
   /**
-   * Rows of `of` elements, from element `at` on, whose first `plain` are rounded in blocks of
-   * `format` and the others not at all; with null, none is.
+   * Rows of `of` elements whose first `plain` are rounded in blocks of `format` and the others not
+   * at all; with null, none is.
    */
   expectRows(
     output: Output,
     expected: Estimate,
-    row: { readonly plain: number; readonly of: number; readonly at?: number },
+    row: { readonly plain: number; readonly of: number },
     format: BlockFormat | null,
   ): void {
-    const first = row.at ?? 0
-    const got = this.readValues(output).subarray(first, first + expected.value.length)
-    const compare = (from: number, to: number, blocks: BlockFormat | null): Mismatch | null => {
-      const part = slice(expected, from, to)
-      const own = got.subarray(from, to)
-      const found =
-        blocks === null ? this.#compareReals(output, own, part) : compareBlocks(own, part, blocks)
-      if (found === null) return null
-      return { ...found, index: found.index === null ? null : first + from + found.index }
-    }
+    const got = this.readValues(output)
     for (let from = 0; from < got.length; from += row.of) {
-      this.#note(output, compare(from, from + row.plain, format))
-      this.#note(output, compare(from + row.plain, from + row.of, null))
+      const to = from + row.of
+      const rules = { at: from, plain: row.plain, format, compact: false }
+      this.expectRow(output, got.subarray(from, to), slice(expected, from, to), rules)
     }
     this.#note(output, null)
+  }
+
+  /** One row of an output, given as values. In compact rows what is not rounded is bfloat16. */
+  expectRow(
+    output: Output,
+    got: Float64Array,
+    expected: Estimate,
+    rules: {
+      /** Flat index of the row's first element. */
+      readonly at: number
+      readonly plain: number
+      readonly format: BlockFormat | null
+      readonly compact: boolean
+    },
+  ): void {
+    const { plain, format } = rules
+    const storage = rules.compact ? bfloat16Unit : storageUnit(output.tensor.dtype)
+    const compare = (from: number, to: number, blocks: BlockFormat | null): Mismatch | null => {
+      const own = got.subarray(from, to)
+      const part = slice(expected, from, to)
+      if (blocks !== null) return compareBlocks(own, part, blocks)
+      return this.#compareReals(own, part, storage)
+    }
+    const wrong = compare(0, plain, format)
+    const behind = wrong ?? compare(plain, got.length, null)
+    if (behind === null) return this.#note(output, null)
+    const at = (behind.index ?? 0) + (wrong === null ? plain : 0)
+    const why = `value ${at} of the row, ${behind.why}`
+    // Compact rows have no index of values: theirs is that of the row.
+    this.#note(output, { ...behind, index: rules.at + (rules.compact ? 0 : at), why })
+  }
+
+  /** Says that `output` is wrong, for comparisons of one's own. */
+  refuse(output: Output, wrong: Mismatch): void {
+    this.#note(output, wrong)
   }
 
   /** Every row of `width` elements but those written is as it was. */
@@ -237,7 +267,8 @@ export class Bench {
     const end = found.findLastIndex((pick) => pick !== -1) + 1
     const picks = found.slice(0, end)
     const wrong = comparePicks(picks, choice)
-    this.#note(output, wrong === null ? null : { ...wrong, why: `row ${row}: ${wrong.why}` })
+    const at = row * width + (wrong?.index ?? 0)
+    this.#note(output, wrong === null ? null : { ...wrong, index: at })
     return picks
   }
 
@@ -266,12 +297,11 @@ export class Bench {
     throw new ConformanceError(this.#op, kind, `${this.#subject}: ${what}`)
   }
 
-  #compareReals(output: Output, got: Float64Array, expected: Estimate): Mismatch | null {
-    const storage = storageUnit(output.tensor.dtype)
+  #compareReals(got: Float64Array, expected: Estimate, storage: number): Mismatch | null {
     const wrong = compareReals(got, expected, storage)
-    if (wrong === null)
-      this.boundUsed = Math.max(this.boundUsed, boundUsed(got, expected, storage).used)
-    return wrong
+    if (wrong !== null) return wrong
+    this.boundUsed = Math.max(this.boundUsed, boundUsed(got, expected, storage).used)
+    return null
   }
 
   #note(output: Output, wrong: Mismatch | null): void {

@@ -12,10 +12,11 @@ export function encodeValues(dtype: DType, values: ArrayLike<number>): Uint8Arra
       return new Uint8Array(Int32Array.from(values).buffer)
     case 'i64':
       return new Uint8Array(BigInt64Array.from(Array.from(values), BigInt).buffer)
+    case 'u8':
+      return Uint8Array.from(values)
     case 'f8e4m3':
     case 'e8m0':
     case 'fp4':
-    case 'u8':
       throw new TypeError(`${dtype} is given as codes`)
   }
 }

@@ -2,7 +2,7 @@ import type { Tensor } from '../../../device/tensor.ts'
 import { pageTokens, rowFieldCount } from '../../batch.ts'
 import type { OpTable } from '../../registry.ts'
 import { plant, type Fault, type FaultTools } from './faulty-device.ts'
-import { halvesSwapped, lastExtent, rolled } from './tensors.ts'
+import { halvesSwapped, lastExtent, nibblesSwapped, rolled } from './tensors.ts'
 
 // Mistakes in ops that read and write what earlier steps left.
 
@@ -108,6 +108,42 @@ const compressions: readonly Fault[] = [
     if ((last + 1) % args.ratio === 0) tools.putBytes(args.entries, entries)
   }),
 ]
+
+const compactRows: readonly Fault[] = [
+  plant('compress', 'writes the scales of compact rows backwards', (tools, args) => {
+    tools.run('compress', args)
+    const { entries, use, norm } = args
+    if (entries.dtype !== 'u8' || use !== 'index') return
+    const [row, codes] = [lastExtent(entries), lastExtent(norm) / 2]
+    tools.change(entries, (bytes) => {
+      for (let at = 0; at < bytes.length; at += row) bytes.subarray(at + codes, at + row).reverse()
+      return bytes
+    })
+  }),
+  plant('index-select', 'reads compact rows high nibble first', (tools, args) => {
+    const { entries, queries } = args
+    if (entries.dtype !== 'u8') return tools.run('index-select', args)
+    const [row, codes] = [lastExtent(entries), lastExtent(queries) / 2]
+    const swapped = tools.copyBytes(entries, (bytes) => {
+      const other = nibblesSwapped(bytes)
+      return bytes.map((byte, i) => (i % row < codes ? (other[i] ?? 0) : byte))
+    })
+    tools.run('index-select', { ...args, entries: swapped })
+  }),
+  plant('attention', 'cuts the rotated part of compact rows off', (tools, args) => {
+    if (args.window.dtype !== 'u8') return tools.run('attention', args)
+    const cut = tools.copy(
+      args.keys,
+      (values) =>
+        new Float32Array(Uint32Array.from(bitsOf(values), (bits) => bits & 0xffff_0000).buffer),
+    )
+    tools.run('attention', { ...args, keys: cut })
+  }),
+]
+
+function bitsOf(values: Float64Array): Uint32Array {
+  return new Uint32Array(Float32Array.from(values).buffer)
+}
 
 /** Blocks whose first token is taken to lie one block later. */
 function rotatedFurther(tools: FaultTools, args: CompressArgs): void {
@@ -342,4 +378,9 @@ const attentions: readonly Fault[] = [
   }),
 ]
 
-export const cacheFaults: readonly Fault[] = [...compressions, ...selections, ...attentions]
+export const cacheFaults: readonly Fault[] = [
+  ...compressions,
+  ...compactRows,
+  ...selections,
+  ...attentions,
+]
