@@ -40,7 +40,7 @@ export class CpuDevice implements Device {
     activations: 'f32',
     keys: 'f32',
     indexKeys: 'f32',
-    compactRows: false,
+    compactRows: true,
   }
   readonly numerics: Numerics
   readonly #addon: NativeAddon

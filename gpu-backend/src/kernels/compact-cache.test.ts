@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { CpuDevice } from '../device/cpu.ts'
-import type { Device } from '../device/device.ts'
+import { type Device, DeviceError } from '../device/device.ts'
 import { ReferenceDevice } from '../device/reference.ts'
 import type { Tensor } from '../device/tensor.ts'
 import { attention } from './attention/attention.ts'
@@ -35,15 +35,22 @@ const devices: readonly (readonly [string, () => Device])[] = [
 ]
 
 const slots = 3
-const pagesEach = 5
+const pagesEach = 4
 const ratio = 4
 const perPage = pageTokens / ratio
-const segments: readonly TestSegment[] = [
+const ragged: readonly TestSegment[] = [
   { slot: 2, start: 0, length: 3 },
   { slot: 0, start: 90, length: 7 },
   { slot: 1, start: 1019, length: 1 },
 ]
-const rowCount = segments.reduce((count, { length }) => count + length, 0)
+/** Few enough rows for threads to share the keys of one. */
+const single: readonly TestSegment[] = [{ slot: 1, start: 1019, length: 1 }]
+
+function rowsOf(segments: readonly TestSegment[]): number {
+  return segments.reduce((count, { length }) => count + length, 0)
+}
+
+type Form = 'plain' | 'compact'
 
 /** The same rows in both forms: `plain` holds what `compact` stands for. */
 interface BothForms {
@@ -79,7 +86,7 @@ function place(
   rows: BothForms,
   layout: CompactLayout,
   extents: readonly number[],
-  form: 'plain' | 'compact',
+  form: Form,
 ): Tensor {
   return form === 'compact'
     ? on.bytes('u8', [...extents, compactRowBytes(layout)], rows.compact)
@@ -91,12 +98,16 @@ function pageTable(on: TestTensors): Tensor {
   return on.i32([slots, pagesEach], pages)
 }
 
-function attending(
-  on: TestTensors,
-  form: 'plain' | 'compact',
-  head: number,
-): Record<string, number[]> {
+interface Attending {
+  readonly head: number
+  readonly entries: 'picked' | 'all'
+  readonly segments: readonly TestSegment[]
+}
+
+function attending(on: TestTensors, form: Form, problem: Attending): Record<string, number[]> {
   const [heads, pairs, ring, topK] = [3, 32, 20, 6]
+  const { head, segments } = problem
+  const rowCount = rowsOf(segments)
   const layout = keyLayout(head, 2 * pairs)
   const extents = [slots * pagesEach, perPage]
   const entries = bothForms(layout, 'entries', slots * pagesEach * perPage)
@@ -117,7 +128,7 @@ function attending(
     compressed: {
       entries: place(on, entries, layout, extents, form),
       ratio,
-      selected: on.i32([rowCount, topK], selected),
+      selected: problem.entries === 'all' ? null : on.i32([rowCount, topK], selected),
     },
     sink: on.f32([heads], [0.5, -1, 2]),
     frequencies: on.f32([pairs], mixedValues(7, 'frequencies', pairs)),
@@ -133,13 +144,11 @@ function attending(
   }
 }
 
-function pooling(
-  on: TestTensors,
-  form: 'plain' | 'compact',
-  layout: CompactLayout,
-): Record<string, number[]> {
+function pooling(on: TestTensors, form: Form, layout: CompactLayout): Record<string, number[]> {
   const width = rowWidth(layout)
   const [pairs, span, ring] = [32, 2, 12]
+  const segments = ragged
+  const rowCount = rowsOf(segments)
   const channels = span * width
   const raw = (label: string, count: number): Float32Array =>
     mixedValues(7, label, count * channels)
@@ -179,8 +188,10 @@ function pooling(
   return { entries: decodeAll(layout, rounded) }
 }
 
-function picking(on: TestTensors, form: 'plain' | 'compact'): Record<string, number[]> {
+function picking(on: TestTensors, form: Form): Record<string, number[]> {
   const [heads, head, topK] = [5, 128, 9]
+  const segments = ragged
+  const rowCount = rowsOf(segments)
   const layout: CompactLayout = { kind: 'index', width: head }
   const entries = bothForms(layout, 'index entries', slots * pagesEach * perPage)
   const queries = bothForms(layout, 'index queries', rowCount * heads).plain
@@ -205,13 +216,23 @@ describe.each(devices)('%s', (_, open) => {
     return
   }
 
-  function expectSame(run: (on: TestTensors, form: 'plain' | 'compact') => object): void {
+  function expectSame(run: (on: TestTensors, form: Form) => Record<string, number[]>): void {
     const on = (): TestTensors => new TestTensors(new GuardedDevice(device))
-    expect(run(on(), 'compact')).toEqual(run(on(), 'plain'))
+    const compact = run(on(), 'compact')
+    for (const [name, expected] of Object.entries(run(on(), 'plain'))) {
+      const found = compact[name] ?? []
+      const wrong = expected.findIndex((value, i) => !Object.is(value, found[i]))
+      expect(wrong, `${name}[${wrong}] is ${found[wrong]}, not ${expected[wrong]}`).toBe(-1)
+    }
   }
 
-  it.each([128, 512])('attends to compact keys of %i as to plain ones', (head) => {
-    expectSame((on, form) => attending(on, form, head))
+  it.each([
+    { head: 128, entries: 'picked', segments: ragged },
+    { head: 512, entries: 'picked', segments: ragged },
+    { head: 128, entries: 'all', segments: ragged },
+    { head: 512, entries: 'all', segments: single },
+  ] as const)('attends to $entries compact keys of $head as to plain ones', (problem) => {
+    expectSame((on, form) => attending(on, form, problem))
   })
 
   it.each([
@@ -222,7 +243,14 @@ describe.each(devices)('%s', (_, open) => {
     expectSame((on, form) => pooling(on, form, layout))
   })
 
-  it('picks the same entries', () => expectSame(picking))
+  it('picks the same entries', (context) => {
+    try {
+      expectSame(picking)
+    } catch (error) {
+      if (!(error instanceof DeviceError) || error.code !== 'unsupported_op') throw error
+      context.skip(error.message)
+    }
+  })
 
   it('refuses to pool what is not rounded into rows that are', () => {
     const on = new TestTensors(device)

@@ -33,6 +33,7 @@
 #include <optional>
 
 #include "../native/batch.h"
+#include "../native/compact-rows.h"
 #include "../native/op.h"
 #include "../native/query-dots.h"
 #include "../native/rotation.h"
@@ -88,6 +89,11 @@ struct Inputs {
   const float* sink;
   float scale;
   float* output;
+  /// Whether window and entries are compact rows, and the step's own keys as such; null if not.
+  bool compact;
+  CompactLayout layout;
+  CompactCodec codec;
+  const uint8_t* ownRows;
 
   int64_t heads() const { return queries.shape[1]; }
   int64_t width() const { return queries.shape[2]; }
@@ -95,15 +101,22 @@ struct Inputs {
   int64_t groups() const { return (heads() + queryGroup - 1) / queryGroup; }
 };
 
-const float* keyAt(const Inputs& in, int64_t row, const RowKeys& keys, int64_t index) {
+/// A key's values; those of a compact row are written to `decoded`.
+const float* keyAt(const Inputs& in, int64_t row, const RowKeys& keys, int64_t index,
+                   float* decoded) {
   const BatchRow& at = in.rows[row];
+  const std::byte* found = nullptr;
   if (index >= keys.windowCount) {
     const int64_t entry = index - keys.windowCount;
-    return in.entries->find(at.slot, keys.picks == nullptr ? entry : keys.picks[entry]);
+    found = in.entries->row(at.slot, keys.picks == nullptr ? entry : keys.picks[entry]);
+  } else {
+    const int64_t position = keys.firstPosition + index;
+    if (position >= at.start) return in.own + (row - (at.position - position)) * in.width();
+    found = in.window.row(at.slot, position);
   }
-  const int64_t position = keys.firstPosition + index;
-  if (position >= at.start) return in.own + (row - (at.position - position)) * in.width();
-  return in.window.at(at.slot, position);
+  if (!in.compact) return reinterpret_cast<const float*>(found);
+  in.codec.decode(in.layout, reinterpret_cast<const uint8_t*>(found), decoded);
+  return decoded;
 }
 
 /// Every row's list of keys. `picks` has room for the selection.
@@ -126,7 +139,7 @@ void listKeys(Context& context, const Inputs& in, RowKeys* keys, int32_t* picks)
       for (int64_t i = 0; i < topK; i++) {
         const int32_t pick = in.selected.as<const int32_t>()[row * topK + i];
         if (pick < 0) continue;
-        if (in.entries->find(at.slot, pick) == nullptr) missing.store(row);
+        if (in.entries->row(at.slot, pick) == nullptr) missing.store(row);
         kept[count++] = pick;
       }
       keys[row].entryCount = count;
@@ -186,12 +199,19 @@ class Attention {
                       in_.width(), in_.width(), into);
   }
 
-  void attendBlock(const Item& item, int64_t block, const float* queries, const Partial& into) const {
+  /// Room for the keys of a block, where they have to be decoded.
+  int64_t decodedFloats() const { return in_.compact ? blockKeys * in_.width() : 0; }
+
+  void attendBlock(const Item& item, int64_t block, const float* queries, float* decoded,
+                   const Partial& into) const {
     const RowKeys& keys = keys_[item.row];
     const int64_t first = block * blockKeys;
     const int64_t count = std::min(blockKeys, keys.count() - first);
     const float* list[blockKeys];
-    for (int64_t i = 0; i < count; i++) list[i] = keyAt(in_, item.row, keys, first + i);
+    for (int64_t i = 0; i < count; i++) {
+      float* place = decoded + (in_.compact ? i * in_.width() : 0);
+      list[i] = keyAt(in_, item.row, keys, first + i, place);
+    }
     float weights[blockKeys * queryGroup];
     dots_(queries, in_.width(), list, count, weights);
     softmax_(weights, count, in_.scale, into.largest, into.weights);
@@ -217,17 +237,19 @@ class Attention {
   void runItems(int64_t items) {
     const int64_t stride = in_.stride();
     const int64_t queryFloats = in_.width() * queryGroup;
-    const int64_t floatsEach = queryFloats + 2 * Partial::floats(stride);
+    const int64_t partialFloats = Partial::floats(stride);
+    const int64_t floatsEach = queryFloats + 2 * partialFloats + decodedFloats();
     float* memory = context_.scratch.take<float>(floatsEach * context_.pool.threads());
     context_.pool.parallelFor(items, [&](int64_t index, int worker) {
       const Item item = itemAt(index);
       float* queries = memory + floatsEach * worker;
       const Partial all = Partial::at(queries + queryFloats, stride);
-      const Partial block = Partial::at(queries + queryFloats + Partial::floats(stride), stride);
+      const Partial block = Partial::at(queries + queryFloats + partialFloats, stride);
+      float* decoded = queries + queryFloats + 2 * partialFloats;
       interleave(item, queries);
       begin(item, all);
       for (int64_t b = 0; b < keys_[item.row].blocks(); b++) {
-        attendBlock(item, b, queries, block);
+        attendBlock(item, b, queries, decoded, block);
         merge_(all, block, headsOf(item));
       }
       end(item, all);
@@ -244,11 +266,12 @@ class Attention {
     context_.pool.parallelFor(items, [&](int64_t index, int) {
       interleave(itemAt(index), queries + index * queryFloats);
     });
-    context_.pool.parallelFor(items * blocksMax, [&](int64_t index, int) {
+    float* decoded = context_.scratch.take<float>(decodedFloats() * context_.pool.threads());
+    context_.pool.parallelFor(items * blocksMax, [&](int64_t index, int worker) {
       const Item item = itemAt(index / blocksMax);
       if (index % blocksMax >= keys_[item.row].blocks()) return;
       attendBlock(item, index % blocksMax, queries + index / blocksMax * queryFloats,
-                  Partial::at(partials + (index + items) * partialFloats, stride));
+                  decoded + worker * decodedFloats(), Partial::at(partials + (index + items) * partialFloats, stride));
     });
     context_.pool.parallelFor(items, [&](int64_t index, int) {
       const Item item = itemAt(index);
@@ -273,15 +296,34 @@ class Attention {
   decltype(finish(Isa::portable)) finish_;
 };
 
-void storeKeys(Context& context, const Inputs& in) {
+/// The step's keys as a later step will find them in the window: else a row's result would depend on
+/// where its sequence was cut into steps.
+void keepOwn(Context& context, Inputs& in) {
   const int64_t width = in.width();
+  const int64_t bytes = in.window.rowBytes;
+  const float* own = in.own;
+  uint8_t* rows = context.scratch.take<uint8_t>(in.rows.count() * bytes);
+  float* values = context.scratch.take<float>(in.rows.count() * width);
+  context.pool.parallelFor((in.rows.count() + rowsEach - 1) / rowsEach, [&](int64_t chunk, int) {
+    const int64_t end = std::min(in.rows.count(), (chunk + 1) * rowsEach);
+    for (int64_t row = chunk * rowsEach; row < end; row++) {
+      in.codec.encode(in.layout, own + row * width, rows + row * bytes);
+      in.codec.decode(in.layout, rows + row * bytes, values + row * width);
+    }
+  });
+  in.own = values;
+  in.ownRows = rows;
+}
+
+void storeKeys(Context& context, const Inputs& in) {
+  const auto* own = in.compact ? in.ownRows : reinterpret_cast<const uint8_t*>(in.own);
+  const int64_t bytes = in.window.rowBytes;
   context.pool.parallelFor((in.rows.count() + rowsEach - 1) / rowsEach, [&](int64_t chunk, int) {
     const int64_t end = std::min(in.rows.count(), (chunk + 1) * rowsEach);
     for (int64_t row = chunk * rowsEach; row < end; row++) {
       const BatchRow& at = in.rows[row];
       if (in.window.overwritten(at)) continue;
-      std::memcpy(in.window.at(at.slot, at.position), in.own + row * width,
-                  static_cast<size_t>(width) * sizeof(float));
+      std::memcpy(in.window.row(at.slot, at.position), own + row * bytes, static_cast<size_t>(bytes));
     }
   });
 }
@@ -289,7 +331,7 @@ void storeKeys(Context& context, const Inputs& in) {
 void attention(Context& context, Args& args) {
   const Tensor queries = args.tensor(DType::f32, 3);
   const Tensor own = args.tensor(DType::f32, 2);
-  const Tensor window = args.tensor(DType::f32, 3);
+  const Tensor window = args.tensor();
   const int64_t windowSize = args.integer();
   const Tensor sink = args.tensor(DType::f32, 1);
   const Tensor frequencies = args.tensor(DType::f32, 1);
@@ -297,12 +339,19 @@ void attention(Context& context, Args& args) {
   const Tensor pages = args.tensor(DType::i32, 2);
   const double scale = args.number();
   const Tensor output = args.tensor(DType::f32, 3);
+  const auto layout = CompactLayout::key(queries.shape[2], 2 * frequencies.count());
+  const bool compact = holdsCompactRows(window, layout);
   Inputs in{rows,       queries, own.as<const float>(),  Ring(window),
             windowSize, nullptr, 1,                      Tensor{},
-            sink.as<const float>(), static_cast<float>(scale), output.as<float>()};
+            sink.as<const float>(), static_cast<float>(scale), output.as<float>(),
+            compact,    layout,  compactCodec(context.isa), nullptr};
   std::optional<EntryPages> entries;
   if (args.flag()) {
-    entries.emplace(args.tensor(DType::f32, 3), pages);
+    const Tensor cached = args.tensor();
+    if (holdsCompactRows(cached, layout) != compact) {
+      throw OpError("unsupported_op", "window and entries are not kept alike");
+    }
+    entries.emplace(cached, pages);
     in.entries = &*entries;
     in.ratio = args.integer();
     if (args.flag()) in.selected = args.tensor(DType::i32, 2);
@@ -314,6 +363,7 @@ void attention(Context& context, Args& args) {
   RowKeys* keys = context.scratch.take<RowKeys>(rows.count());
   const int64_t selected = in.selected.rank == 0 ? 0 : in.selected.count();
   listKeys(context, in, keys, context.scratch.take<int32_t>(selected));
+  if (compact) keepOwn(context, in);
   const Rotations rotations(context, rows, frequencies);
   Attention(context, in, keys, rotations).run();
   // Only now: until here the window held keys that some row of this step still had to read.

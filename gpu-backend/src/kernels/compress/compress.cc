@@ -12,6 +12,7 @@
 #include <limits>
 
 #include "../native/batch.h"
+#include "../native/compact-rows.h"
 #include "../native/key-finish.h"
 #include "../native/norm-weight.h"
 #include "../native/op.h"
@@ -200,7 +201,7 @@ void compress(Context& context, Args& args) {
   const Tensor pages = args.tensor(DType::i32, 2);
   const Tensor valueRing = args.tensor(DType::f32, 3);
   const Tensor scoreRing = args.tensor(DType::f32, 3);
-  const EntryPages entries(args.tensor(DType::f32, 3), pages);
+  const Tensor cached = args.tensor();
   const Blocks blocks{args.integer(), args.integer(), ape.as<const float>()};
   const bool forIndex = args.flag();
   const bool quantise = args.flag();
@@ -208,6 +209,11 @@ void compress(Context& context, Args& args) {
                       forIndex, quantise};
   args.finish();
   rows.check(valueRing.shape[0]);
+  const int64_t width = valueRing.shape[2] / blocks.span;
+  const CompactLayout layout = forIndex ? CompactLayout::indexKey(width)
+                                        : CompactLayout::key(width, 2 * finish.pairs);
+  const bool compact = holdsCompactRows(cached, layout);
+  const EntryPages entries(cached, pages);
   if (blocks.ratio * blocks.span > pooledMax) {
     throw OpError("unsupported_op", "blocks of " + std::to_string(blocks.ratio) + " are too long");
   }
@@ -218,14 +224,16 @@ void compress(Context& context, Args& args) {
     const BatchRow& at = rows[row];
     if ((at.position + 1) % blocks.ratio != 0) continue;
     const int64_t entry = visibleEntries(at.position, blocks.ratio) - 1;
-    if (entries.find(at.slot, entry) == nullptr) throw EntryPages::missing(at.slot, entry);
+    if (entries.row(at.slot, entry) == nullptr) throw EntryPages::missing(at.slot, entry);
     ends[count++] = row;
   }
 
   const Source source(values, scores, valueRing, scoreRing);
-  const int64_t width = entries.width();
   const int64_t workEach = 2 * finish.pairs + 2 * width;
   double* work = context.scratch.take<double>(workEach * context.pool.threads());
+  // A compact entry is made here, one thread's beside another's, and then written down.
+  float* made = context.scratch.take<float>(compact ? width * context.pool.threads() : 0);
+  const CompactCodec codec = compactCodec(context.isa);
   const auto poolRows = pool(context.isa);
   const auto finishOne = finishEntry(context.isa);
   context.pool.parallelFor(count, [&](int64_t index, int worker) {
@@ -233,11 +241,13 @@ void compress(Context& context, Args& args) {
     const BatchRow& at = rows[row];
     PooledRow pooled[pooledMax];
     const int found = gatherBlock(blocks, source, row, at, width, pooled);
-    float* entry = entries.find(at.slot, visibleEntries(at.position, blocks.ratio) - 1);
+    std::byte* place = entries.row(at.slot, visibleEntries(at.position, blocks.ratio) - 1);
+    float* entry = compact ? made + width * worker : reinterpret_cast<float*>(place);
     poolRows(pooled, found, width, entry);
     double* angles = work + workEach * worker;
     fillAngles(finish.frequencies, finish.pairs, at.position + 1 - blocks.ratio, angles);
     finishOne(finish, entry, width, angles, angles + 2 * finish.pairs);
+    if (compact) codec.encode(layout, entry, reinterpret_cast<uint8_t*>(place));
   });
   // Only now: until here the rings held rows that some block of this step still had to read.
   context.pool.parallelFor((rows.count() + rowsEach - 1) / rowsEach, [&](int64_t chunk, int) {

@@ -54,27 +54,30 @@ class BatchRows {
 class EntryPages {
  public:
   EntryPages(const Tensor& entries, const Tensor& pages)
-      : entries_(entries.as<float>()),
+      : entries_(entries.data),
         table_(pages.as<const int32_t>()),
         pageCount_(entries.shape[0]),
         perPage_(entries.shape[1]),
-        width_(entries.shape[2]),
+        rowBytes_(entries.shape[2] * bitsOf(entries.dtype) / 8),
         tableWidth_(pages.shape[1]) {}
 
-  int64_t width() const { return width_; }
-
-  /// Null where the sequence has no such page.
-  float* find(int64_t slot, int64_t entry) const {
+  /// The bytes of an entry; null where the sequence has no such page.
+  std::byte* row(int64_t slot, int64_t entry) const {
     const int64_t logical = entry / perPage_;
     const int64_t page = logical < tableWidth_ ? table_[slot * tableWidth_ + logical] : -1;
     if (page < 0 || page >= pageCount_) return nullptr;
-    return entries_ + (page * perPage_ + entry % perPage_) * width_;
+    return entries_ + (page * perPage_ + entry % perPage_) * rowBytes_;
+  }
+
+  /// The same, of entries in fp32.
+  float* find(int64_t slot, int64_t entry) const {
+    return reinterpret_cast<float*>(row(slot, entry));
   }
 
   /// That `count` entries of `slot` all have their page.
   void check(int64_t slot, int64_t count) const {
     for (int64_t entry = 0; entry < count; entry += perPage_) {
-      if (find(slot, entry) == nullptr) throw missing(slot, entry);
+      if (row(slot, entry) == nullptr) throw missing(slot, entry);
     }
   }
 
@@ -84,11 +87,11 @@ class EntryPages {
   }
 
  private:
-  float* entries_;
+  std::byte* entries_;
   const int32_t* table_;
   int64_t pageCount_;
   int64_t perPage_;
-  int64_t width_;
+  int64_t rowBytes_;
   int64_t tableWidth_;
 };
 
@@ -104,15 +107,24 @@ inline void checkVisible(const BatchRows& rows, const EntryPages& entries, int64
 
 /// Where a segment's row of a ring `[slots, ring, width]` by position lies.
 struct Ring {
-  float* data;
+  std::byte* data;
   int64_t rows;
   int64_t width;
+  int64_t rowBytes;
 
   explicit Ring(const Tensor& ring)
-      : data(ring.as<float>()), rows(ring.shape[1]), width(ring.shape[2]) {}
+      : data(ring.data),
+        rows(ring.shape[1]),
+        width(ring.shape[2]),
+        rowBytes(ring.shape[2] * bitsOf(ring.dtype) / 8) {}
 
+  std::byte* row(int64_t slot, int64_t position) const {
+    return data + (slot * rows + position % rows) * rowBytes;
+  }
+
+  /// The same, of rows in fp32.
   float* at(int64_t slot, int64_t position) const {
-    return data + (slot * rows + position % rows) * width;
+    return reinterpret_cast<float*>(row(slot, position));
   }
 
   /// Whether a later row of its segment takes the same place.
