@@ -22,3 +22,8 @@ export function median(values: readonly number[]): number {
   const upper = sorted[middle] ?? Number.NaN
   return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? Number.NaN)) / 2
 }
+
+/** As ratios are written down: finer than they repeat. */
+export function round3(value: number): number {
+  return Number(value.toFixed(3))
+}

@@ -1,24 +1,46 @@
 import { parseArgs } from 'node:util'
+import { describeChange, machineKind, readBaselines, writeBaseline } from './baseline.ts'
 import type { Bench } from './bench.ts'
+import { decodeBench } from './decode.ts'
 import { kernelsBench } from './kernels.ts'
+import { layerBench } from './layer.ts'
+import { prefillBench } from './prefill.ts'
 
-/** What can be measured: `npm run bench -- kernels [--json]`. */
+/** What can be measured: `npm run bench -- NAME [--json] [--save]`. */
 const benches: Readonly<Record<string, Bench>> = {
   kernels: kernelsBench,
+  layer: layerBench,
+  decode: decodeBench,
+  prefill: prefillBench,
 }
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { json: { type: 'boolean', default: false } },
+  options: {
+    /** One object on stdout and nothing else. */
+    json: { type: 'boolean', default: false },
+    /** The result becomes this machine kind's baseline. */
+    save: { type: 'boolean', default: false },
+  },
 })
 const [name = ''] = positionals
 const bench = benches[name]
 if (bench === undefined || positionals.length !== 1) {
-  console.error(`usage: npm run bench -- ${Object.keys(benches).join(' | ')} [--json]`)
+  console.error(`usage: npm run bench -- ${Object.keys(benches).join(' | ')} [--json] [--save]`)
   process.exitCode = 2
 } else {
-  const report = await bench((line) => {
+  const print = (line: string): void => {
     if (!values.json) console.log(line)
-  })
+  }
+  const report = await bench(print)
+  const kind = machineKind()
+  const baselines = await readBaselines(kind)
+  print('')
+  for (const line of describeChange(report, baselines[name])) print(line)
   if (values.json) console.log(JSON.stringify({ name, ...report }))
+  if (values.save) {
+    const date = new Date().toISOString().slice(0, 10)
+    await writeBaseline(kind, name, { date, ...report })
+    print(`saved as the baseline of ${kind}`)
+  }
 }

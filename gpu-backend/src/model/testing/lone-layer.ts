@@ -1,0 +1,189 @@
+import { strict as assert } from 'node:assert'
+import type { ModelConfig } from '#weights/layout/config.ts'
+import { SplitMix } from '#weights/toy/splitmix.ts'
+import { CpuDevice } from '../../device/cpu.ts'
+import type { Device } from '../../device/device.ts'
+import { type LinearWeight, type Tensor, tensorBytes } from '../../device/tensor.ts'
+import { pageTokens } from '../../kernels/batch.ts'
+import { hcPost } from '../../kernels/hc-post/hc-post.ts'
+import { Cache, type CachedSequence, type LayerCache } from '../cache.ts'
+import { type LayersOutput, type Machine, runLayers } from '../forward.ts'
+import type { PooledTensor } from '../pool.ts'
+import { Scratch } from '../scratch.ts'
+import { type LayerKind, modelShape } from '../shape.ts'
+import { layOut, readF32Rows, type StepSegment, writeBatch } from '../step.ts'
+import { WeightPlacer } from '../weight-placer.ts'
+import { describeModel, type LayerWeights } from '../weights.ts'
+import { syntheticSource, syntheticTensor } from './synthetic-weights.ts'
+
+const ratios: Readonly<Record<LayerKind, number>> = { swa: 0, csa: 4, hca: 128 }
+/** Ids there are; a layer does not see how many. */
+const vocabSize = 512
+
+/**
+ * A released model cut down to one layer of a kind, all widths kept: no draft block, no hash
+ * routing, a few hundred ids, and as many experts as given.
+ */
+export function loneLayerConfig(
+  released: ModelConfig,
+  { kind, expertCount }: { readonly kind: LayerKind; readonly expertCount: number },
+): ModelConfig {
+  return {
+    ...released,
+    vocabSize,
+    layerCount: 1,
+    compressRatios: [ratios[kind]],
+    hashLayerCount: 0,
+    expertCount,
+    mtpLayerCount: 0,
+    draftModule: 'none',
+  }
+}
+
+export interface LoneLayerOptions {
+  readonly sequences: number
+  /** Tokens each sequence reserves. */
+  readonly contextMax: number
+  readonly quantise: boolean
+}
+
+/** What one sequence adds to a step; its earlier tokens are what `fillCache` made up. */
+export interface LoneSegment {
+  readonly sequence: CachedSequence
+  readonly start: number
+  readonly count: number
+}
+
+/** One layer on one device, with synthetic weights, driven without the model around it. */
+export class LoneLayer {
+  readonly machine: Machine
+  readonly layer: LayerWeights
+  readonly sequences: readonly CachedSequence[]
+  readonly #cache: LayerCache
+  readonly #placer: WeightPlacer
+
+  constructor(device: Device, config: ModelConfig, options: LoneLayerOptions) {
+    const shape = modelShape(config)
+    const source = syntheticSource(config)
+    this.#placer = new WeightPlacer(source, device)
+    const weights = describeModel(this.#placer, source, shape, false)
+    for (const name of this.#placer.names) {
+      const spec = source.tensors.get(name)
+      assert(spec !== undefined, `${name} is in the directory`)
+      this.#placer.place(name, syntheticTensor(spec))
+    }
+    const { sequences, contextMax, quantise } = options
+    const pages = Math.ceil(contextMax / pageTokens) * sequences
+    const limits = { sequencesMax: sequences, tokensMax: pages * pageTokens, rollbackMax: 8 }
+    const cache = new Cache(device, shape, { limits, draft: false, rows: 'plain' })
+    const [layer] = weights.layers
+    const [layerCache] = cache.layers
+    assert(layer !== undefined && layerCache !== undefined, 'there is a layer')
+    this.layer = layer
+    this.#cache = layerCache
+    const scratch = new Scratch(device)
+    this.machine = { device, shape, weights, cache, scratch, quantise }
+    if (device instanceof CpuDevice) {
+      for (const linear of [...linearsOf(layer), ...expertsOf(layer)]) device.prepare(linear)
+    }
+    this.sequences = Array.from({ length: sequences }, () => {
+      const sequence = cache.create(contextMax)
+      cache.grow(sequence, contextMax)
+      return sequence
+    })
+  }
+
+  /** Gives every sequence a past: cached rows of no pattern, the same on every device. */
+  fillCache(): void {
+    for (const { kind, tensor } of this.pooled()) {
+      const bytes = new Uint8Array(tensorBytes(tensor))
+      const values = new Float32Array(bytes.buffer)
+      const numbers = new SplitMix(kind.label)
+      for (let i = 0; i < values.length; i++) {
+        numbers.next()
+        values[i] = numbers.uniform
+      }
+      this.machine.device.write(tensor.buffer, tensor.byteOffset, bytes)
+    }
+  }
+
+  /** Everything the layer caches. */
+  pooled(): readonly PooledTensor[] {
+    const { window, compressor, index } = this.#cache
+    const parts = [compressor, index].filter((part) => part !== null)
+    return [window, ...parts.flatMap(({ values, scores, entries }) => [values, scores, entries])]
+  }
+
+  /** Runs one step; each row's token is a function of its sequence and position. */
+  step(segments: readonly LoneSegment[]): LayersOutput {
+    const { device, scratch, cache } = this.machine
+    const batch = writeBatch(device, scratch, this.#layOut(segments), cache.pageTable, 'step')
+    return runLayers(this.machine, batch, null)
+  }
+
+  /** Streams `[streams · hidden]` of each row behind the layer. */
+  streams({ streams, pending }: LayersOutput): readonly Float32Array[] {
+    const { device } = this.machine
+    assert(pending !== null, 'a layer leaves its update to its successor')
+    hcPost(device, { streams, update: pending })
+    const [rows = 0, count = 0, width = 0] = streams.shape
+    return readF32Rows(device, { ...streams, shape: [rows, count * width] })
+  }
+
+  /** The i32 tensor the latest step left under this name, `[rows, width]`. */
+  picks(name: 'experts' | 'selected', rows: number, width: number): Int32Array {
+    const { device, scratch } = this.machine
+    const values = new Int32Array(rows * width)
+    const tensor = scratch.take(name, 'i32', [rows, width])
+    device.read(tensor.buffer, tensor.byteOffset, new Uint8Array(values.buffer))
+    return values
+  }
+
+  close(): void {
+    const { device, scratch, cache } = this.machine
+    scratch.close()
+    cache.close()
+    for (const buffer of this.#placer.buffers) device.free(buffer)
+  }
+
+  #layOut(segments: readonly LoneSegment[]): readonly StepSegment[] {
+    return layOut(
+      segments.map(({ sequence, start, count }) => ({
+        sequence,
+        start,
+        tokens: Int32Array.from(
+          { length: count },
+          (_, i) => (31 * sequence.slot + 7 * (start + i)) % vocabSize,
+        ),
+      })),
+    )
+  }
+}
+
+/** Every linear of a layer that each step reads whole. */
+export function linearsOf({ attention, moe }: LayerWeights): readonly LinearWeight[] {
+  const { compressor, indexer } = attention
+  const compressors = [compressor, indexer?.compressor ?? null].filter((part) => part !== null)
+  return [
+    attention.queryA,
+    attention.queryB,
+    attention.keys,
+    attention.outputA,
+    attention.outputB,
+    ...(indexer === null ? [] : [indexer.queries, indexer.headWeights]),
+    ...compressors.flatMap(({ values, scores }) => [values, scores]),
+    moe.shared.gate,
+    moe.shared.up,
+    moe.shared.down,
+  ]
+}
+
+/** The stacks of which a step reads the experts it was routed to. */
+export function expertsOf({ moe }: LayerWeights): readonly LinearWeight[] {
+  return [moe.routed.gate, moe.routed.up, moe.routed.down]
+}
+
+export function linearBytes({ weight, scale }: LinearWeight): number {
+  const bytesOf = (tensor: Tensor | null): number => (tensor === null ? 0 : tensorBytes(tensor))
+  return bytesOf(weight) + bytesOf(scale)
+}
