@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util'
 import { describeChange, machineKind, readBaselines, writeBaseline } from './baseline.ts'
 import type { Bench } from './bench.ts'
+import { contextBench } from './context.ts'
 import { decodeBench } from './decode.ts'
 import { kernelsBench } from './kernels.ts'
 import { layerBench } from './layer.ts'
@@ -12,6 +13,10 @@ const benches: Readonly<Record<string, Bench>> = {
   layer: layerBench,
   decode: decodeBench,
   prefill: prefillBench,
+  context: contextBench,
+  // They start the whole stack; the others should not wait for its modules.
+  server: async (print) => (await import('../../test/bench/server.ts')).serverBench(print),
+  edge: async (print) => (await import('../../test/bench/edge.ts')).edgeBench(print),
 }
 
 const { positionals, values } = parseArgs({
