@@ -358,7 +358,7 @@ export interface Subject {
  */
 export function runCase(opCase: OpCase, subject: Subject): CaseResult {
   const prepared = runOnce(opCase, subject, { rubbish: rubbishWords[0], prepareWeights: true })
-  const result = { boundUsed: prepared.boundUsed }
+  const result = { boundUsed: prepared.boundUsed, opsRun: prepared.opsRun }
   if (opCase.size === 'real') return result
   const again = runOnce(opCase, subject, { rubbish: rubbishWords[1], prepareWeights: false })
   for (const [index, bytes] of prepared.outputs.entries()) {
@@ -372,6 +372,8 @@ export function runCase(opCase: OpCase, subject: Subject): CaseResult {
 export interface CaseResult {
   /** The largest error in units of its bound; 0 where everything is compared exactly. */
   readonly boundUsed: number
+  /** Ops that reached the device: none where there was nothing to do. */
+  readonly opsRun: number
 }
 
 interface RunConditions {
@@ -397,6 +399,7 @@ function runOnce(opCase: OpCase, subject: Subject, conditions: RunConditions): R
     bench.finish()
     return {
       boundUsed: bench.boundUsed,
+      opsRun: device.opsRun,
       outputs: bench.outputBytes(),
       fail: (kind, what) => bench.fail(kind, what),
     }

@@ -22,12 +22,17 @@ export const e8m0Codes: readonly number[] = Array.from({ length: 256 }, (_, byte
   byte === 255 ? Number.NaN : 2 ** (byte - 127),
 )
 
+/** `magnitude` with the sign of `value`, a zero's included. */
+function signed(magnitude: number, value: number): number {
+  return value < 0 || Object.is(value, -0) ? -magnitude : magnitude
+}
+
 /** The entry of an ascending table nearest to |value|, ties to the even code, clamped at the end. */
 function nearest(table: readonly number[], value: number): number {
   const magnitude = Math.abs(value)
   let low = 0
   let high = table.length - 1
-  if (magnitude >= (table[high] ?? 0)) return Math.sign(value) * (table[high] ?? 0)
+  if (magnitude >= (table[high] ?? 0)) return signed(table[high] ?? 0, value)
   while (high - low > 1) {
     const middle = (low + high) >> 1
     if ((table[middle] ?? 0) <= magnitude) low = middle
@@ -36,8 +41,7 @@ function nearest(table: readonly number[], value: number): number {
   const below = magnitude - (table[low] ?? 0)
   const above = (table[high] ?? 0) - magnitude
   const up = below > above || (below === above && high % 2 === 0)
-  const chosen = table[up ? high : low] ?? 0
-  return value < 0 ? -chosen : chosen
+  return signed(table[up ? high : low] ?? 0, value)
 }
 
 /** A block format: values share a power-of-two scale chosen by their largest magnitude. */
