@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <new>
 #include <string>
+#include <unordered_map>
 #include <utility>
 
 #include "errors.h"
@@ -68,9 +69,19 @@ Block::~Block() {
   }
 }
 
+struct Buffers::Table {
+  std::unordered_map<Handle, Block> blocks;
+};
+
+Buffers::Buffers() : table_(new Table) {}
+
+Buffers::~Buffers() { delete table_; }
+
+size_t Buffers::count() const { return table_->blocks.size(); }
+
 Handle Buffers::alloc(size_t bytes) {
   try {
-    blocks_.emplace(last_ + 1, Block(bytes));
+    table_->blocks.emplace(last_ + 1, Block(bytes));
   } catch (const std::bad_alloc&) {
     throw OpError("out_of_memory", "no " + std::to_string(bytes) + " bytes of host memory");
   }
@@ -81,7 +92,7 @@ Handle Buffers::alloc(size_t bytes) {
 
 void Buffers::free(Handle handle) {
   allocatedBytes_ -= block(handle).bytes();
-  blocks_.erase(handle);
+  table_->blocks.erase(handle);
 }
 
 std::byte* Buffers::at(Handle handle, int64_t offset, int64_t bytes) const {
@@ -96,8 +107,8 @@ std::byte* Buffers::at(Handle handle, int64_t offset, int64_t bytes) const {
 }
 
 const Block& Buffers::block(Handle handle) const {
-  const auto found = blocks_.find(handle);
-  if (found != blocks_.end()) return found->second;
+  const auto found = table_->blocks.find(handle);
+  if (found != table_->blocks.end()) return found->second;
   const char* why = handle >= 1 && handle <= last_ ? " was freed" : " was never allocated here";
   throw OpError("unknown_buffer", "buffer " + std::to_string(handle) + why);
 }

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <unordered_map>
 
 namespace sluice {
 
@@ -34,6 +33,11 @@ class Block {
 /// The device's buffers by handle.
 class Buffers {
  public:
+  Buffers();
+  ~Buffers();
+  Buffers(const Buffers&) = delete;
+  Buffers& operator=(const Buffers&) = delete;
+
   Handle alloc(size_t bytes);
   void free(Handle handle);
   /// Where `bytes` bytes from `offset` on lie; throws `unknown_buffer` or `out_of_range`.
@@ -41,12 +45,15 @@ class Buffers {
 
   size_t allocatedBytes() const { return allocatedBytes_; }
   size_t peakBytes() const { return peakBytes_; }
-  size_t count() const { return blocks_.size(); }
+  size_t count() const;
 
  private:
+  /// Kept out of this header, which every op includes, for the compiler's time.
+  struct Table;
+
   const Block& block(Handle handle) const;
 
-  std::unordered_map<Handle, Block> blocks_;
+  Table* table_;
   Handle last_ = 0;
   size_t allocatedBytes_ = 0;
   size_t peakBytes_ = 0;

@@ -3,11 +3,14 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <string>
+#include <thread>
+#include <vector>
 
 namespace sluice {
 namespace {
@@ -77,78 +80,101 @@ int availableThreads() {
   return quota > 0 ? std::min(quota, cores) : cores;
 }
 
-ThreadPool::ThreadPool(int threads) {
-  const int wanted = threads > 0 ? threads : availableThreads();
-  for (int worker = 1; worker < wanted; worker++) {
-    workers_.emplace_back([this, worker] { workerLoop(worker); });
+struct ThreadPool::State {
+  /// Generation in the upper half, chunks nobody has taken yet in the lower. One word, so that a
+  /// chunk is only ever taken together with the knowledge of which job it belongs to.
+  std::atomic<uint64_t> ticket{0};
+  std::atomic<uint32_t> unfinished{0};
+  std::atomic<uint32_t> sleepers{0};
+  std::atomic<uint32_t> wakeups{0};
+  std::atomic<bool> callerSleeps{false};
+  std::atomic<bool> stopping{false};
+  /// Of the current job; stable while any of its chunks is unfinished.
+  int64_t count = 0;
+  Body body = nullptr;
+  const void* work = nullptr;
+  std::vector<std::thread> workers;
+
+  bool runOneChunk(int worker);
+  void workerLoop(int worker);
+  void waitForWork();
+  void waitForOthers();
+};
+
+ThreadPool::ThreadPool(int threads)
+    : threads_(threads > 0 ? threads : availableThreads()), state_(new State) {
+  for (int worker = 1; worker < threads_; worker++) {
+    state_->workers.emplace_back([this, worker] { state_->workerLoop(worker); });
   }
 }
 
 ThreadPool::~ThreadPool() {
-  stopping_.store(true);
-  wakeups_.fetch_add(1);
-  wakeups_.notify_all();
-  for (std::thread& thread : workers_) thread.join();
+  state_->stopping.store(true);
+  state_->wakeups.fetch_add(1);
+  state_->wakeups.notify_all();
+  for (std::thread& thread : state_->workers) thread.join();
+  delete state_;
 }
 
 void ThreadPool::dispatch(int64_t count, Body body, const void* work) {
   if (count > chunksMax) std::abort();
-  count_ = count;
-  body_ = body;
-  work_ = work;
-  unfinished_.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
-  const uint64_t generation = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  ticket_.store(generation << 32 | static_cast<uint64_t>(count));
-  if (sleepers_.load() > 0) {
-    wakeups_.fetch_add(1);
-    wakeups_.notify_all();
+  State& state = *state_;
+  state.count = count;
+  state.body = body;
+  state.work = work;
+  state.unfinished.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
+  const uint64_t generation = (state.ticket.load(std::memory_order_relaxed) >> 32) + 1;
+  state.ticket.store(generation << 32 | static_cast<uint64_t>(count));
+  if (state.sleepers.load() > 0) {
+    state.wakeups.fetch_add(1);
+    state.wakeups.notify_all();
   }
-  while (runOneChunk(0)) {
+  while (state.runOneChunk(0)) {
   }
-  waitForOthers();
+  state.waitForOthers();
 }
 
 /// Takes a chunk of the current job and runs it; false when none is left to take.
-bool ThreadPool::runOneChunk(int worker) {
-  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+bool ThreadPool::State::runOneChunk(int worker) {
+  uint64_t taken = ticket.load(std::memory_order_acquire);
   do {
-    if (chunksLeft(ticket) == 0) return false;
-  } while (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
-                                          std::memory_order_acquire));
-  body_(work_, count_ - chunksLeft(ticket), worker);
-  if (unfinished_.fetch_sub(1) == 1 && callerSleeps_.load()) unfinished_.notify_one();
+    if (chunksLeft(taken) == 0) return false;
+  } while (!ticket.compare_exchange_weak(taken, taken - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire));
+  body(work, count - chunksLeft(taken), worker);
+  if (unfinished.fetch_sub(1) == 1 && callerSleeps.load()) unfinished.notify_one();
   return true;
 }
 
-void ThreadPool::workerLoop(int worker) {
-  while (!stopping_.load(std::memory_order_relaxed)) {
+void ThreadPool::State::workerLoop(int worker) {
+  while (!stopping.load(std::memory_order_relaxed)) {
     if (!runOneChunk(worker)) waitForWork();
   }
 }
 
-void ThreadPool::waitForWork() {
+void ThreadPool::State::waitForWork() {
   const auto ready = [this] {
-    return chunksLeft(ticket_.load(std::memory_order_relaxed)) > 0 ||
-           stopping_.load(std::memory_order_relaxed);
+    return chunksLeft(ticket.load(std::memory_order_relaxed)) > 0 ||
+           stopping.load(std::memory_order_relaxed);
   };
   if (spinUntil(ready)) return;
-  const uint32_t seen = wakeups_.load();
-  sleepers_.fetch_add(1);
+  const uint32_t seen = wakeups.load();
+  sleepers.fetch_add(1);
   // Between announcing itself and sleeping: work given out before the announcement is seen here,
-  // work given out after it moves `wakeups_` on, and then `wait` returns at once.
-  if (chunksLeft(ticket_.load()) == 0 && !stopping_.load()) wakeups_.wait(seen);
-  sleepers_.fetch_sub(1);
+  // work given out after it moves `wakeups` on, and then `wait` returns at once.
+  if (chunksLeft(ticket.load()) == 0 && !stopping.load()) wakeups.wait(seen);
+  sleepers.fetch_sub(1);
 }
 
 /// The caller gives up its core after a short spin: the chunk it waits for may belong to a thread
 /// that lost its own core, and can then run here.
-void ThreadPool::waitForOthers() {
-  if (spinUntil([this] { return unfinished_.load(std::memory_order_acquire) == 0; })) return;
-  callerSleeps_.store(true);
-  for (uint32_t left = unfinished_.load(); left != 0; left = unfinished_.load()) {
-    unfinished_.wait(left);
+void ThreadPool::State::waitForOthers() {
+  if (spinUntil([this] { return unfinished.load(std::memory_order_acquire) == 0; })) return;
+  callerSleeps.store(true);
+  for (uint32_t left = unfinished.load(); left != 0; left = unfinished.load()) {
+    unfinished.wait(left);
   }
-  callerSleeps_.store(false);
+  callerSleeps.store(false);
 }
 
 }  // namespace sluice

@@ -1,11 +1,7 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
-#include <thread>
 #include <type_traits>
-#include <vector>
 
 namespace sluice {
 
@@ -20,14 +16,14 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int threads() const { return threads_; }
 
   /// Calls `work(chunk, worker)` once for each chunk in 0 … count − 1 and returns when all are done;
   /// `worker` is below `threads()`. `work` may not throw and may not call back into the pool.
   template <typename Work>
   void parallelFor(int64_t count, Work&& work) {
     if (count <= 0) return;
-    if (count == 1 || workers_.empty()) {
+    if (count == 1 || threads_ == 1) {
       for (int64_t chunk = 0; chunk < count; chunk++) work(chunk, 0);
       return;
     }
@@ -42,24 +38,12 @@ class ThreadPool {
   using Body = void (*)(const void* work, int64_t chunk, int worker);
 
   void dispatch(int64_t count, Body body, const void* work);
-  bool runOneChunk(int worker);
-  void workerLoop(int worker);
-  void waitForWork();
-  void waitForOthers();
 
-  /// Generation in the upper half, chunks nobody has taken yet in the lower. One word, so that a
-  /// chunk is only ever taken together with the knowledge of which job it belongs to.
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<uint32_t> unfinished_{0};
-  std::atomic<uint32_t> sleepers_{0};
-  std::atomic<uint32_t> wakeups_{0};
-  std::atomic<bool> callerSleeps_{false};
-  std::atomic<bool> stopping_{false};
-  /// Of the current job; stable while any of its chunks is unfinished.
-  int64_t count_ = 0;
-  Body body_ = nullptr;
-  const void* work_ = nullptr;
-  std::vector<std::thread> workers_;
+  /// Kept out of this header, which every op includes, for the compiler's time.
+  struct State;
+
+  int threads_;
+  State* state_;
 };
 
 /// How many threads this process may use: the smaller of its affinity mask and its cgroup's quota.
