@@ -6,6 +6,7 @@ import { availableParallelism } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { holding } from './build-lock.ts'
 
 /** Memory and thread checkers a test run can ask for; each is a build of its own. */
 export type Sanitizer = 'address' | 'undefined' | 'address,undefined' | 'thread'
@@ -36,8 +37,8 @@ const keptDays = 14
 
 /**
  * Makes sure that the addon of the present sources exists. Objects are cached one by one, so that a
- * change to one kernel compiles one file; whatever is finished is renamed into place, so builders
- * running at the same time at worst do the same work twice.
+ * change to one kernel compiles one file; whatever is finished is renamed into place, so that
+ * builders cannot corrupt each other, and of several at the same time one builds and the others wait.
  */
 export function ensureNativeAddon(options: BuildOptions = {}): Promise<NativeBuild> {
   return ensureBuilt(
@@ -76,16 +77,19 @@ async function ensureBuilt(target: Target, options: BuildOptions): Promise<Nativ
   const toolchain = { compiler, version, flags: flagsOf(options.sanitizer) }
   const plan = await planBuild(sourceDir, cacheDir, toolchain, target)
   if (existsSync(plan.result)) return { path: plan.result }
-  const progress = options.onProgress ?? (() => undefined)
-  const started = performance.now()
-  progress(`native kernels: compiling ${plan.objects.length} files with ${compiler} ${version}`)
   await mkdir(cacheDir, { recursive: true })
-  const failure = await build(plan, toolchain, target)
-  if (failure !== null) return { reason: failure }
-  await dropOldFiles(cacheDir)
-  const seconds = ((performance.now() - started) / 1000).toFixed(1)
-  progress(`native kernels: built in ${seconds} s`)
-  return { path: plan.result }
+  return holding(`${plan.result}.lock`, async () => {
+    if (existsSync(plan.result)) return { path: plan.result }
+    const progress = options.onProgress ?? (() => undefined)
+    const started = performance.now()
+    progress(`native kernels: compiling ${plan.objects.length} files with ${compiler} ${version}`)
+    const failure = await build(plan, toolchain, target)
+    if (failure !== null) return { reason: failure }
+    await dropOldFiles(cacheDir)
+    const seconds = ((performance.now() - started) / 1000).toFixed(1)
+    progress(`native kernels: built in ${seconds} s`)
+    return { path: plan.result }
+  })
 }
 
 interface Toolchain {
