@@ -1,16 +1,15 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
-import { cpus } from 'node:os'
 import { CpuDevice } from '../src/device/cpu.ts'
-import { loadNativeAddon, type NativeAddon, type Numerics } from '../src/kernels/native/addon.ts'
-import { ensureNativeAddon } from '../src/kernels/native/build.ts'
-import { type Bench, type BenchReport, median, timed } from './bench.ts'
+import type { NativeAddon, Numerics } from '../src/kernels/native/addon.ts'
+import { type Bench, median, round3, timed } from './bench.ts'
 import { LinearCase, size, workingSet, workingSetBytes } from './linear-case.ts'
+import { machineConditions, openAddon } from './machine.ts'
 import type { Format } from './weights.ts'
 import { Yardsticks } from './yardsticks.ts'
 
-const rounds = 11
+/** Slices of each case. The best of them is what other processes disturbed least. */
+const rounds = 40
 /** Long enough for the scheduler to have taken and given back the core many times. */
 const contestedSeconds = 2
 
@@ -29,35 +28,17 @@ const plans: Readonly<Record<Numerics, readonly (readonly [Format, readonly numb
 
 /** `npm run bench -- kernels`: linears beside what this machine reads and multiplies at most. */
 export const kernelsBench: Bench = async (print) => {
-  const build = await ensureNativeAddon({ onProgress: print })
-  if ('reason' in build) throw new Error(`nothing to measure: ${build.reason}`)
-  const addon = loadNativeAddon(build.path)
-  const conditions = await describeConditions(addon)
+  const addon = await openAddon(print)
+  const machine = await machineConditions(addon)
+  const conditions = { ...machine, shape: `${size}×${size}`, workingSetBytes, rounds }
   for (const [key, value] of Object.entries(conditions)) print(`${key}: ${value}`)
   const ratios: Record<string, number> = {}
-  for (const threads of new Set([1, Number(conditions['threads'])])) {
+  for (const threads of new Set([1, machine.threads])) {
     for (const numerics of ['fast', 'exact'] as const) {
       Object.assign(ratios, await measure(addon, threads, numerics, print))
     }
   }
   return { conditions, ratios }
-}
-
-async function describeConditions(addon: NativeAddon): Promise<BenchReport['conditions']> {
-  const device = new CpuDevice(addon)
-  const { isa, threads } = device
-  device.close()
-  const pages = '/sys/kernel/mm/transparent_hugepage/enabled'
-  const hugePages = await readFile(pages, 'utf8').catch(() => '')
-  return {
-    cpu: cpus()[0]?.model ?? 'unknown',
-    isa,
-    threads,
-    hugePages: /\[(\w+)\]/.exec(hugePages)?.[1] ?? 'unknown',
-    shape: `${size}×${size}`,
-    workingSetBytes,
-    rounds,
-  }
 }
 
 async function measure(
@@ -77,12 +58,16 @@ async function measure(
     for (const result of results) result.take(yardsticks)
   }
   const label = `${numerics}, ${threads === 1 ? '1 thread' : `${threads} threads`}`
-  print(`\n${label}: ${yardsticks.describe()}`)
-  print('              GB/s best  of read   GFLOP/s best  of int8 dot   (medians of ratios)')
-  for (const result of results) print(result.describe())
-  const ratios = Object.fromEntries(
-    results.map((result) => [`${label}: ${result.ratioName}`, result.ratio]),
+  const { read, dots } = yardsticks.best
+  print(
+    `\n${label}: read ${(read / 1e9).toFixed(1)} GB/s, int8 dot ${(dots / 1e9).toFixed(0)} GMAC/s`,
   )
+  print('              GB/s   of read  (median)   GFLOP/s  of int8 dot  (median)')
+  for (const result of results) print(result.describe(yardsticks.best))
+  const ratios: Record<string, number> = {}
+  for (const result of results) {
+    ratios[`${label}: ${result.ratioName}`] = round3(result.ratio(yardsticks.best))
+  }
   const [first] = cases
   if (threads > 1 && numerics === 'fast' && first !== undefined) {
     const contested = await contestedRatio(first)
@@ -94,13 +79,14 @@ async function measure(
   return ratios
 }
 
-/** One case's passes, each divided by the yardsticks taken right before it. */
+type Best = Yardsticks['best']
+
+/** One case's slices, each beside yardsticks taken right before it. */
 class Result {
   readonly #case: LinearCase
-  readonly #gigabytes: number[] = []
-  readonly #gigaflops: number[] = []
   readonly #ofRead: number[] = []
   readonly #ofDots: number[] = []
+  #seconds = Infinity
 
   constructor(measured: LinearCase) {
     this.#case = measured
@@ -109,13 +95,10 @@ class Result {
   take(yardsticks: Yardsticks): void {
     const readRate = yardsticks.readRate()
     const dotRate = yardsticks.dotRate()
-    const seconds = this.#case.pass()
-    const bytesRate = this.#case.bytes / seconds
-    const multiplyRate = this.#case.multiplications / seconds
-    this.#gigabytes.push(bytesRate / 1e9)
-    this.#gigaflops.push((2 * multiplyRate) / 1e9)
-    this.#ofRead.push(bytesRate / readRate)
-    this.#ofDots.push(multiplyRate / dotRate)
+    const seconds = this.#case.slice()
+    this.#seconds = Math.min(this.#seconds, seconds)
+    this.#ofRead.push(this.#case.bytes / seconds / readRate)
+    this.#ofDots.push(this.#case.multiplications / seconds / dotRate)
   }
 
   /** One row is held against memory, more against arithmetic. */
@@ -123,34 +106,38 @@ class Result {
     return `${this.#case.name}, of ${this.#case.rows === 1 ? 'read' : 'int8 dot'}`
   }
 
-  get ratio(): number {
-    return round3(median(this.#case.rows === 1 ? this.#ofRead : this.#ofDots))
+  /** The best slice over the best yardstick. */
+  ratio(best: Best): number {
+    const { rows, bytes, multiplications } = this.#case
+    return rows === 1
+      ? bytes / this.#seconds / best.read
+      : multiplications / this.#seconds / best.dots
   }
 
-  describe(): string {
+  describe(best: Best): string {
+    const bytesRate = this.#case.bytes / this.#seconds
+    const multiplyRate = this.#case.multiplications / this.#seconds
     return [
-      this.#case.name.padEnd(14),
-      Math.max(...this.#gigabytes)
-        .toFixed(1)
-        .padStart(9),
-      median(this.#ofRead).toFixed(2).padStart(9),
-      Math.max(...this.#gigaflops)
-        .toFixed(0)
-        .padStart(15),
-      median(this.#ofDots).toFixed(2).padStart(13),
+      this.#case.name.padEnd(12),
+      (bytesRate / 1e9).toFixed(1).padStart(6),
+      (bytesRate / best.read).toFixed(2).padStart(10),
+      `(${median(this.#ofRead).toFixed(2)})`.padStart(10),
+      ((2 * multiplyRate) / 1e9).toFixed(0).padStart(10),
+      (multiplyRate / best.dots).toFixed(2).padStart(13),
+      `(${median(this.#ofDots).toFixed(2)})`.padStart(10),
     ].join('')
   }
 }
 
-/** Passes a second while another process computes, over passes a second without it. */
+/** Slices a second while another process computes, over slices a second without it. */
 async function contestedRatio(run: LinearCase): Promise<number> {
   const rate = (): number => {
-    let passes = 0
+    let slices = 0
     const seconds = timed(() => {
       const end = performance.now() + contestedSeconds * 1000
-      for (; performance.now() < end; passes++) run.pass()
+      for (; performance.now() < end; slices++) run.slice()
     })
-    return passes / seconds
+    return slices / seconds
   }
   const undisturbed = rate()
   const rival = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' })
@@ -160,8 +147,4 @@ async function contestedRatio(run: LinearCase): Promise<number> {
   } finally {
     rival.kill('SIGKILL')
   }
-}
-
-function round3(value: number): number {
-  return Number(value.toFixed(3))
 }

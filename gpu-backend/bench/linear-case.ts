@@ -24,12 +24,19 @@ export function workingSet(device: CpuDevice, format: Format): readonly LinearWe
   return weights
 }
 
+/** Multiplications of one slice: some milliseconds, less than a scheduler's turn. */
+const sliceMultiplications = 1.2e9
+/** Bytes of one slice where memory is the limit. */
+const sliceBytes = 48 * 2 ** 20
+
 /** One kind of linear: `rows` input rows against weights of one format. */
 export class LinearCase {
   readonly rows: number
   readonly format: Format
   readonly #device: CpuDevice
   readonly #calls: readonly LinearArgs[]
+  readonly #callsEach: number
+  #next = 0
 
   constructor(device: CpuDevice, weights: readonly LinearWeight[], format: Format, rows: number) {
     this.rows = rows
@@ -39,32 +46,40 @@ export class LinearCase {
     const values = Float32Array.from({ length: rows * size }, (_, i) => Math.sin(i))
     device.write(input.buffer, 0, new Uint8Array(values.buffer))
     const output = allocTensor(device, 'f32', [rows, size])
-    // One row is bound by memory and goes through the whole working set, more rows by arithmetic.
-    const count = rows === 1 ? weights.length : Math.max(1, Math.floor(64 / rows))
-    this.#calls = weights
-      .slice(0, count)
-      .map((weight) => ({ input, quantise: false, parts: [{ weight, output }] }))
+    this.#calls = weights.map((weight) => ({ input, quantise: false, parts: [{ weight, output }] }))
+    const each =
+      rows === 1 ? sliceBytes / this.#weightBytes : sliceMultiplications / (rows * size ** 2)
+    this.#callsEach = Math.max(1, Math.round(each))
   }
 
   get name(): string {
     return `${this.format} m=${this.rows}`
   }
 
-  /** Seconds of one pass. */
-  pass(): number {
+  /** Seconds of one slice; slices go round the working set, so that no weight is still in a cache. */
+  slice(): number {
+    const calls = Array.from(
+      { length: this.#callsEach },
+      (_, i) => this.#calls[(this.#next + i) % this.#calls.length],
+    )
+    this.#next += this.#callsEach
     return timed(() => {
-      for (const call of this.#calls) linear(this.#device, call)
+      for (const call of calls) if (call !== undefined) linear(this.#device, call)
       this.#device.synchronise()
     })
   }
 
-  /** Of codes and scales, read in a pass. */
+  /** Of codes and scales, read in a slice. */
   get bytes(): number {
-    return this.#calls.length * (size * size * codeBytes[this.format] + scaleBytes[this.format])
+    return this.#callsEach * this.#weightBytes
   }
 
-  /** In a pass. */
+  /** In a slice. */
   get multiplications(): number {
-    return this.#calls.length * this.rows * size * size
+    return this.#callsEach * this.rows * size ** 2
+  }
+
+  get #weightBytes(): number {
+    return size ** 2 * codeBytes[this.format] + scaleBytes[this.format]
   }
 }
