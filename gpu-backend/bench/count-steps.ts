@@ -1,6 +1,4 @@
 import type { ModelConfig } from '#weights/layout/config.ts'
-import { tensorBytes, tensorInventory } from '#weights/layout/inventory.ts'
-import { MemoryStore } from '#weights/store/memory.ts'
 import { CountingDevice } from '../src/kernels/testing/counting-device.ts'
 import type { DeviceFormats } from '../src/device/device.ts'
 import type { OpName } from '../src/kernels/registry.ts'
@@ -11,8 +9,9 @@ import { type Machine, runHead, runLayers } from '../src/model/forward.ts'
 import { Scratch } from '../src/model/scratch.ts'
 import { modelShape } from '../src/model/shape.ts'
 import { layOut, writeBatch, writeI32 } from '../src/model/step.ts'
-import { WeightPlacer, type WeightSource } from '../src/model/weight-placer.ts'
+import { WeightPlacer } from '../src/model/weight-placer.ts'
 import { describeModel } from '../src/model/weights.ts'
+import { weightSource } from './narrow-model.ts'
 
 const formats: DeviceFormats = {
   activations: 'f32',
@@ -53,7 +52,7 @@ export function countDecodeSteps(
 ): readonly CountedStep[] {
   const device = new CountingDevice(formats)
   const shape = modelShape(config)
-  const source = directory(config)
+  const source = weightSource(config)
   const weights = describeModel(new WeightPlacer(source, device), source, shape, false)
   return contexts.map((context) => {
     const limits = { sequencesMax: 1, tokensMax: wholePages(context), rollbackMax: 0 }
@@ -92,21 +91,4 @@ function byPart({ totals }: CountingDevice): CountedFlops {
   const [core, indexer] = [flopsOf('attention'), flopsOf('index-select')]
   const all = [...totals.values()].reduce((sum, { flops }) => sum + flops, 0)
   return { linear, core, indexer, other: all - linear - core - indexer }
-}
-
-/** A checkpoint's directory without its bytes. */
-function directory(config: ModelConfig): WeightSource {
-  const store = new MemoryStore()
-  const tensors = tensorInventory(config).map((spec) => ({
-    ...spec,
-    file: spec.name,
-    offset: 0,
-    bytes: tensorBytes(spec),
-  }))
-  return {
-    location: 'no checkpoint',
-    store,
-    config,
-    tensors: new Map(tensors.map((tensor) => [tensor.name, tensor])),
-  }
 }
