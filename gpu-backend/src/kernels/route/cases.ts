@@ -128,9 +128,7 @@ function tableRow(table: readonly number[], token: number, picked: number): read
 /** sqrt(ln(1 + e^g)), stable at both ends. */
 function routerScores(given: Estimate, { elementary, step }: Numerics): Estimate {
   const logits = settled(given)
-  const value = logits.value.map((g) =>
-    Math.sqrt(g > 30 ? g : g < -30 ? Math.exp(g) : Math.log(1 + Math.exp(g))),
-  )
+  const value = logits.value.map((g) => Math.sqrt(g > 30 ? g : Math.log1p(Math.exp(g))))
   const certain = value.map((a, i) => {
     const logit = logits.value[i] ?? 0
     const slope = 1 / (1 + Math.exp(-logit)) / (2 * a)
