@@ -43,8 +43,8 @@
 namespace sluice {
 namespace {
 
-/// Blocks are spread over threads where there are fewer items than this for each.
-constexpr int64_t itemsEach = 4;
+/// Blocks are spread over threads where there are fewer rows than this for each.
+constexpr int64_t rowsPerThread = 4;
 /// And only while what they leave fits into this.
 constexpr int64_t partialBytesMax = int64_t{64} << 20;
 constexpr int64_t rowsEach = 8;
@@ -152,12 +152,6 @@ void listKeys(Context& context, const Inputs& in, RowKeys* keys, int32_t* picks)
   }
 }
 
-/// Sixteen heads of one row.
-struct Item {
-  int64_t row;
-  int64_t group;
-};
-
 class Attention {
  public:
   Attention(Context& context, const Inputs& in, const RowKeys* keys, const Rotations& rotations)
@@ -172,116 +166,136 @@ class Attention {
         finish_(finish(context.isa)) {}
 
   void run() {
-    const int64_t items = in_.rows.count() * in_.groups();
+    const int64_t rows = in_.rows.count();
     int64_t blocksMax = 1;
-    for (int64_t row = 0; row < in_.rows.count(); row++) {
-      blocksMax = std::max(blocksMax, keys_[row].blocks());
-    }
+    for (int64_t row = 0; row < rows; row++) blocksMax = std::max(blocksMax, keys_[row].blocks());
     const int64_t threads = context_.pool.threads();
-    const int64_t bytes = items * blocksMax * Partial::floats(in_.stride()) * 4;
-    if (threads > 1 && blocksMax > 1 && items < itemsEach * threads && bytes <= partialBytesMax) {
-      runBlocks(items, blocksMax);
+    const int64_t bytes = rows * in_.groups() * blocksMax * Partial::floats(in_.stride()) * 4;
+    if (threads > 1 && blocksMax > 1 && rows < rowsPerThread * threads && bytes <= partialBytesMax) {
+      runBlocks(blocksMax);
     } else {
-      runItems(items);
+      runRows();
     }
   }
 
  private:
-  Item itemAt(int64_t index) const { return {index / in_.groups(), index % in_.groups()}; }
-
-  int64_t headsOf(const Item& item) const {
-    return std::min<int64_t>(queryGroup, in_.heads() - item.group * queryGroup);
+  int64_t headsOf(int64_t group) const {
+    return std::min<int64_t>(queryGroup, in_.heads() - group * queryGroup);
   }
 
-  void interleave(const Item& item, float* into) const {
-    const int64_t first = item.row * in_.heads() + item.group * queryGroup;
-    interleaveQueries(in_.queries.as<const float>() + first * in_.width(), headsOf(item),
-                      in_.width(), in_.width(), into);
-  }
-
+  int64_t queryFloats() const { return in_.width() * queryGroup; }
+  int64_t partialFloats() const { return Partial::floats(in_.stride()); }
   /// Room for the keys of a block, where they have to be decoded.
   int64_t decodedFloats() const { return in_.compact ? blockKeys * in_.width() : 0; }
 
-  void attendBlock(const Item& item, int64_t block, const float* queries, float* decoded,
-                   const Partial& into) const {
-    const RowKeys& keys = keys_[item.row];
+  /// All of a row's queries, sixteen by sixteen.
+  void interleave(int64_t row, float* into) const {
+    for (int64_t group = 0; group < in_.groups(); group++) {
+      const int64_t first = row * in_.heads() + group * queryGroup;
+      interleaveQueries(in_.queries.as<const float>() + first * in_.width(), headsOf(group),
+                        in_.width(), in_.width(), into + group * queryFloats());
+    }
+  }
+
+  /// A block's keys, for all heads of the row.
+  int64_t gather(int64_t row, int64_t block, float* decoded, const float** list) const {
+    const RowKeys& keys = keys_[row];
     const int64_t first = block * blockKeys;
     const int64_t count = std::min(blockKeys, keys.count() - first);
-    const float* list[blockKeys];
     for (int64_t i = 0; i < count; i++) {
       float* place = decoded + (in_.compact ? i * in_.width() : 0);
-      list[i] = keyAt(in_, item.row, keys, first + i, place);
+      list[i] = keyAt(in_, row, keys, first + i, place);
     }
+    return count;
+  }
+
+  void attend(int64_t group, const float* const* list, int64_t count, const float* queries,
+              const Partial& into) const {
     float weights[blockKeys * queryGroup];
     dots_(queries, in_.width(), list, count, weights);
     softmax_(weights, count, in_.scale, into.largest, into.weights);
-    values_(weights, list, count, headsOf(item), in_.width(), into.sums, into.stride);
+    values_(weights, list, count, headsOf(group), in_.width(), into.sums, into.stride);
   }
 
   /// A softmax over the sink alone, which has no value.
-  void begin(const Item& item, const Partial& all) const {
-    for (int64_t h = 0; h < headsOf(item); h++) {
-      all.largest[h] = in_.sink[item.group * queryGroup + h];
+  void begin(int64_t group, const Partial& all) const {
+    for (int64_t h = 0; h < headsOf(group); h++) {
+      all.largest[h] = in_.sink[group * queryGroup + h];
       all.weights[h] = 1.0f;
     }
     std::fill_n(all.sums, queryGroup * all.stride, 0.0f);
   }
 
-  void end(const Item& item, const Partial& all) const {
-    const int64_t head = item.row * in_.heads() + item.group * queryGroup;
-    finish_(all, headsOf(item), in_.width(), rotations_.row(item.row), rotations_.pairs(),
+  void end(int64_t row, int64_t group, const Partial& all) const {
+    const int64_t head = row * in_.heads() + group * queryGroup;
+    finish_(all, headsOf(group), in_.width(), rotations_.row(row), rotations_.pairs(),
             in_.output + head * in_.width());
   }
 
-  /// One thread an item.
-  void runItems(int64_t items) {
-    const int64_t stride = in_.stride();
-    const int64_t queryFloats = in_.width() * queryGroup;
-    const int64_t partialFloats = Partial::floats(stride);
-    const int64_t floatsEach = queryFloats + 2 * partialFloats + decodedFloats();
+  /// One thread a row: its keys are brought, and decoded, once for all heads.
+  void runRows() {
+    const int64_t groups = in_.groups();
+    const int64_t floatsEach =
+        groups * (queryFloats() + partialFloats()) + partialFloats() + decodedFloats();
     float* memory = context_.scratch.take<float>(floatsEach * context_.pool.threads());
-    context_.pool.parallelFor(items, [&](int64_t index, int worker) {
-      const Item item = itemAt(index);
+    context_.pool.parallelFor(in_.rows.count(), [&](int64_t row, int worker) {
       float* queries = memory + floatsEach * worker;
-      const Partial all = Partial::at(queries + queryFloats, stride);
-      const Partial block = Partial::at(queries + queryFloats + partialFloats, stride);
-      float* decoded = queries + queryFloats + 2 * partialFloats;
-      interleave(item, queries);
-      begin(item, all);
-      for (int64_t b = 0; b < keys_[item.row].blocks(); b++) {
-        attendBlock(item, b, queries, decoded, block);
-        merge_(all, block, headsOf(item));
+      float* sums = queries + groups * queryFloats();
+      const auto all = [&](int64_t group) {
+        return Partial::at(sums + group * partialFloats(), in_.stride());
+      };
+      const Partial block = all(groups);
+      float* decoded = sums + (groups + 1) * partialFloats();
+      interleave(row, queries);
+      for (int64_t group = 0; group < groups; group++) begin(group, all(group));
+      for (int64_t b = 0; b < keys_[row].blocks(); b++) {
+        const float* list[blockKeys];
+        const int64_t count = gather(row, b, decoded, list);
+        for (int64_t group = 0; group < groups; group++) {
+          attend(group, list, count, queries + group * queryFloats(), block);
+          merge_(all(group), block, headsOf(group));
+        }
       }
-      end(item, all);
+      for (int64_t group = 0; group < groups; group++) end(row, group, all(group));
     });
   }
 
   /// One thread a block.
-  void runBlocks(int64_t items, int64_t blocksMax) {
-    const int64_t stride = in_.stride();
-    const int64_t queryFloats = in_.width() * queryGroup;
-    const int64_t partialFloats = Partial::floats(stride);
-    float* queries = context_.scratch.take<float>(items * queryFloats);
-    float* partials = context_.scratch.take<float>(items * (blocksMax + 1) * partialFloats);
-    context_.pool.parallelFor(items, [&](int64_t index, int) {
-      interleave(itemAt(index), queries + index * queryFloats);
-    });
+  void runBlocks(int64_t blocksMax) {
+    const int64_t rows = in_.rows.count();
+    const int64_t groups = in_.groups();
+    float* queries = context_.scratch.take<float>(rows * groups * queryFloats());
+    float* partials =
+        context_.scratch.take<float>(rows * groups * (blocksMax + 1) * partialFloats());
     float* decoded = context_.scratch.take<float>(decodedFloats() * context_.pool.threads());
-    context_.pool.parallelFor(items * blocksMax, [&](int64_t index, int worker) {
-      const Item item = itemAt(index / blocksMax);
-      if (index % blocksMax >= keys_[item.row].blocks()) return;
-      attendBlock(item, index % blocksMax, queries + index / blocksMax * queryFloats,
-                  decoded + worker * decodedFloats(), Partial::at(partials + (index + items) * partialFloats, stride));
+    // A row's blocks lie one after the other, each with all its groups, and what they add up to last.
+    const auto partialOf = [&](int64_t row, int64_t block, int64_t group) {
+      const int64_t place = (row * (blocksMax + 1) + block) * groups + group;
+      return Partial::at(partials + place * partialFloats(), in_.stride());
+    };
+    context_.pool.parallelFor(rows, [&](int64_t row, int) {
+      interleave(row, queries + row * groups * queryFloats());
     });
-    context_.pool.parallelFor(items, [&](int64_t index, int) {
-      const Item item = itemAt(index);
-      const Partial all = Partial::at(partials + index * partialFloats, stride);
-      begin(item, all);
-      for (int64_t b = 0; b < keys_[item.row].blocks(); b++) {
-        const int64_t place = items + index * blocksMax + b;
-        merge_(all, Partial::at(partials + place * partialFloats, stride), headsOf(item));
+    context_.pool.parallelFor(rows * blocksMax, [&](int64_t index, int worker) {
+      const int64_t row = index / blocksMax;
+      const int64_t b = index % blocksMax;
+      if (b >= keys_[row].blocks()) return;
+      const float* list[blockKeys];
+      const int64_t count = gather(row, b, decoded + worker * decodedFloats(), list);
+      for (int64_t group = 0; group < groups; group++) {
+        attend(group, list, count, queries + (row * groups + group) * queryFloats(),
+               partialOf(row, b, group));
       }
-      end(item, all);
+    });
+    context_.pool.parallelFor(rows * groups, [&](int64_t index, int) {
+      const int64_t row = index / groups;
+      const int64_t group = index % groups;
+      const Partial all = partialOf(row, blocksMax, group);
+      begin(group, all);
+      for (int64_t b = 0; b < keys_[row].blocks(); b++) {
+        merge_(all, partialOf(row, b, group), headsOf(group));
+      }
+      end(row, group, all);
     });
   }
 
