@@ -4,13 +4,53 @@ import { tensorInventory } from '#weights/layout/inventory.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import { toyTensor } from '#weights/toy/tensors.ts'
 import { ReferenceDevice } from '../../gpu-backend/src/device/reference.ts'
+import {
+  type DeviceBuffer,
+  type LinearWeight,
+  tensorBytes,
+} from '../../gpu-backend/src/device/tensor.ts'
 import { e2m1Values } from '../../gpu-backend/src/kernels/numerics/e2m1.ts'
 import { e4m3Values } from '../../gpu-backend/src/kernels/numerics/e4m3.ts'
+import type { OpTable } from '../../gpu-backend/src/kernels/registry.ts'
 import { loadModel, type Quantisation } from '../../gpu-backend/src/model/model.ts'
 import { memorySource, type SourceTensor } from '../support/tensor-source.ts'
 import { feed, goldenTokens } from '../support/toy-model.ts'
 
 const config = parseModelConfig(toyConfig)
+
+/** Remembers where the linears lie that it was told of, and which bytes ops multiplied with. */
+class PreparingDevice extends ReferenceDevice {
+  readonly prepared = new Set<string>()
+  readonly multiplied = new Set<string>()
+  writtenAfterwards = 0
+
+  prepare(linear: LinearWeight): boolean {
+    this.prepared.add(placeOf(linear))
+    return false
+  }
+
+  override write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
+    const place = `${buffer}:`
+    if ([...this.prepared].some((known) => known.startsWith(place))) this.writtenAfterwards++
+    super.write(buffer, offset, bytes)
+  }
+
+  override run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void {
+    for (const weight of linearsIn(args)) this.multiplied.add(placeOf(weight))
+    super.run(op, args)
+  }
+}
+
+function placeOf({ weight }: LinearWeight): string {
+  return `${weight.buffer}: ${weight.byteOffset} + ${tensorBytes(weight)}`
+}
+
+/** Every `{ weight, scale }` among an op's arguments. */
+function linearsIn(value: unknown): LinearWeight[] {
+  if (typeof value !== 'object' || value === null) return []
+  if ('weight' in value && 'scale' in value) return [value as LinearWeight]
+  return Object.values(value).flatMap(linearsIn)
+}
 
 function toyTensors(): SourceTensor[] {
   return tensorInventory(config).map((spec) => ({ ...spec, content: toyTensor(spec) }))
@@ -102,6 +142,18 @@ describe('loading', () => {
       expect(model.drafts).toBe(mtp)
     }
     expect([...totals]).toEqual([8_128_684, 8_128_684 - draftBytes])
+  })
+
+  it('tells the device of every linear, and of nothing else, once its bytes are there', async () => {
+    const device = new PreparingDevice()
+    const options = { quantisation: 'off', mtp: true } as const
+    const model = await loadModel(await memorySource(config, tensors), device, options)
+    expect(device.multiplied.size).toBe(0)
+    const sequence = model.createSequence({ maxTokens: 9 })
+    feed(model, sequence, goldenTokens(0, 8))
+    model.draft([{ sequence, tokens: goldenTokens(1, 9), after: 'forward' }])
+    expect(device.prepared).toEqual(device.multiplied)
+    expect(device.writtenAfterwards).toBe(0)
   })
 
   it.each([

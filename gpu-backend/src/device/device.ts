@@ -1,5 +1,5 @@
 import type { OpTable } from '../kernels/registry.ts'
-import type { DeviceBuffer, DType } from './tensor.ts'
+import type { DeviceBuffer, DType, LinearWeight } from './tensor.ts'
 
 export type DeviceName = 'reference' | 'cpu' | 'cuda'
 
@@ -35,6 +35,12 @@ export interface Device {
   /** Device to host, once everything before it has run. */
   read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void
   run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void
+  /**
+   * Tells that a linear's weight has been written completely and that from now on only ops use it, as
+   * a whole: a device may lay its bytes out anew, in place. False where it stays as it is. Ops give
+   * the same results either way; devices to whom it is all one have no such method.
+   */
+  prepare?(weight: LinearWeight): boolean
   synchronise(): void
   memory(): DeviceMemory
   /** Frees every buffer; nothing may be called afterwards. */

@@ -8,6 +8,7 @@ import {
   type DeviceBuffer,
   type DType,
   type LinearWeight,
+  reshape,
   stackItem,
   type Tensor,
   tensorBytes,
@@ -29,6 +30,8 @@ interface Placement {
  */
 export class WeightPlacer {
   readonly buffers: DeviceBuffer[] = []
+  /** What products are taken with, whole; `prepare` tells the device once all bytes are there. */
+  readonly #linears: LinearWeight[] = []
   readonly #source: WeightSource
   readonly #device: Device | null
   readonly #placements = new Map<string, Placement>()
@@ -49,6 +52,16 @@ export class WeightPlacer {
     const content = convert === null ? bytes : convert(bytes)
     assert.equal(content.byteLength, tensorBytes(target), `${name} fills its place`)
     this.#device.write(target.buffer, target.byteOffset, content)
+  }
+
+  /** Every placed byte has arrived. */
+  prepare(): void {
+    for (const linear of this.#linears) this.#device?.prepare?.(linear)
+  }
+
+  /** A linear's weight as it is; `bf16` is for whatever else is stored so. */
+  bf16Linear(name: string, shape: readonly number[]): LinearWeight {
+    return this.#linear({ weight: this.bf16(name, shape), scale: null })
   }
 
   bf16(name: string, shape: readonly number[]): Tensor {
@@ -76,12 +89,28 @@ export class WeightPlacer {
   }
 
   fp8(name: string, matrix: readonly [number, number]): LinearWeight {
-    const { weight, scale } = this.fp8Stack([name], matrix)
+    return this.#linear(this.#fp8Matrix(name, matrix))
+  }
+
+  /** Rows that are multiplied in `groups` equal parts, each with inputs of its own. */
+  fp8Groups(name: string, matrix: readonly [number, number], groups: number): LinearWeight {
+    const { weight, scale } = this.#fp8Matrix(name, matrix)
+    const [rows, width] = matrix
+    this.#linear({ weight: reshape(weight, [groups, rows / groups, width]), scale })
+    return { weight, scale }
+  }
+
+  fp8Stack(names: readonly string[], matrix: readonly [number, number]): LinearWeight {
+    return this.#linear(this.#fp8Pair(names, matrix))
+  }
+
+  #fp8Matrix(name: string, matrix: readonly [number, number]): LinearWeight {
+    const { weight, scale } = this.#fp8Pair([name], matrix)
     assert(scale !== null, 'FP8 has scales')
     return { weight: stackItem(weight, 0), scale: stackItem(scale, 0) }
   }
 
-  fp8Stack(names: readonly string[], [rows, width]: readonly [number, number]): LinearWeight {
+  #fp8Pair(names: readonly string[], [rows, width]: readonly [number, number]): LinearWeight {
     const tiles = [Math.ceil(rows / fp8Tile), Math.ceil(width / fp8Tile)]
     for (const name of names) {
       this.#require(`${name}.weight`, 'F8_E4M3', [rows, width])
@@ -97,7 +126,12 @@ export class WeightPlacer {
       this.#require(`${name}.weight`, 'I8', [rows, width / 2])
       this.#require(`${name}.scale`, 'F8_E8M0', runs)
     }
-    return this.#stackPair(names, this.#stackOf(names, 'fp4', [rows, width]), runs)
+    return this.#linear(this.#stackPair(names, this.#stackOf(names, 'fp4', [rows, width]), runs))
+  }
+
+  #linear(linear: LinearWeight): LinearWeight {
+    this.#linears.push(linear)
+    return linear
   }
 
   #stackPair(

@@ -105,6 +105,7 @@ export async function loadWeights(
       names: placer.names,
       onTensor: (tensor, bytes) => placer.place(tensor.name, bytes),
     })
+    placer.prepare()
     return { weights, buffers: placer.buffers }
   } catch (error) {
     for (const buffer of placer.buffers) device.free(buffer)
@@ -125,7 +126,7 @@ export function describeModel(
     embedding: placer.bf16('embed.weight', [vocabSize, hiddenSize]),
     layers: shape.layers.map((layer) => describeLayer(placer, shape, layer)),
     contraction: describeContraction(placer, shape, ''),
-    head: { weight: placer.bf16('head.weight', [vocabSize, hiddenSize]), scale: null },
+    head: placer.bf16Linear('head.weight', [vocabSize, hiddenSize]),
     frequencies: {
       plain: placer.computed('plain frequencies', plain),
       yarn: placer.computed('yarn frequencies', yarn),
@@ -197,7 +198,7 @@ function describeAttention(
     keys: placer.fp8(`${name}.wkv`, [headDim, hiddenSize]),
     keyNorm: placer.bf16(`${name}.kv_norm.weight`, [headDim]),
     sink: placer.f32(`${name}.attn_sink`, [headCount]),
-    outputA: placer.fp8(`${name}.wo_a`, [grouped, heads / outputGroups]),
+    outputA: placer.fp8Groups(`${name}.wo_a`, [grouped, heads / outputGroups], outputGroups),
     outputB: placer.fp8(`${name}.wo_b`, [hiddenSize, grouped]),
     compressor:
       layer.kind === 'swa'
@@ -214,11 +215,10 @@ function describeIndexer(
 ): IndexerWeights {
   const { hiddenSize, queryRank, indexHeadCount, indexHeadDim } = shape
   const name = `${layer.name}.attn.indexer`
-  const projection = placer.bf16(`${name}.weights_proj.weight`, [indexHeadCount, hiddenSize])
   const compressor = { name: `${name}.compressor`, width: indexHeadDim }
   return {
     queries: placer.fp8(`${name}.wq_b`, [indexHeadCount * indexHeadDim, queryRank]),
-    headWeights: { weight: projection, scale: null },
+    headWeights: placer.bf16Linear(`${name}.weights_proj.weight`, [indexHeadCount, hiddenSize]),
     compressor: describeCompressor(placer, shape, layer, compressor),
   }
 }
@@ -231,8 +231,8 @@ function describeCompressor(
 ): CompressorWeights {
   const channels = poolSpan(layer.kind) * width
   return {
-    values: { weight: placer.bf16(`${name}.wkv.weight`, [channels, hiddenSize]), scale: null },
-    scores: { weight: placer.bf16(`${name}.wgate.weight`, [channels, hiddenSize]), scale: null },
+    values: placer.bf16Linear(`${name}.wkv.weight`, [channels, hiddenSize]),
+    scores: placer.bf16Linear(`${name}.wgate.weight`, [channels, hiddenSize]),
     ape: placer.f32(`${name}.ape`, [layer.ratio, channels]),
     norm: placer.bf16(`${name}.norm.weight`, [width]),
   }

@@ -30,15 +30,6 @@ export class GuardError extends Error {
   }
 }
 
-/** A device that may keep weights in an order of its own, once told that they are complete. */
-interface PreparesWeights {
-  prepare(weight: LinearWeight): unknown
-}
-
-function preparesWeights(device: object): device is PreparesWeights {
-  return 'prepare' in device && typeof device.prepare === 'function'
-}
-
 interface Guarded {
   readonly label: string
   readonly bytes: number
@@ -102,9 +93,8 @@ export class GuardedDevice implements Device {
     for (const [buffer, guarded] of this.#buffers) this.#checkGuards(op, buffer, guarded)
   }
 
-  /** Hands a weight to a device that rearranges weights before their first use. */
-  prepare(weight: LinearWeight): void {
-    if (preparesWeights(this.#inner)) this.#inner.prepare(shifted(weight))
+  prepare(weight: LinearWeight): boolean {
+    return this.#inner.prepare?.(shifted(weight)) ?? false
   }
 
   synchronise(): void {
