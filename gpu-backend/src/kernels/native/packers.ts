@@ -10,6 +10,7 @@ import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
 import { packHcPre } from '../hc-pre/pack.ts'
 import { packIndexQuery } from '../index-query/pack.ts'
+import { packIndexSelect } from '../index-select/pack.ts'
 import { packLatentNorm } from '../latent-norm/pack.ts'
 import { packLinear } from '../linear/pack.ts'
 import { packQueryRotate } from '../query-rotate/pack.ts'
@@ -26,6 +27,7 @@ export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } =
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
   compress: packCompress,
+  'index-select': packIndexSelect,
   attention: packAttention,
   copy: packCopy,
   embed: packEmbed,

@@ -33,13 +33,10 @@ SLUICE_AVX512 SLUICE_VECTOR_OP Floats mul(Floats a, Floats b) { return _mm512_mu
 SLUICE_AVX512 SLUICE_VECTOR_OP Floats fma(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
 }
-/// The first `count` < lanes values; zeros behind them. Nothing beyond is touched.
-SLUICE_AVX512 SLUICE_VECTOR_OP Floats loadFirst(const float* at, int count) {
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), at);
-}
-SLUICE_AVX512 SLUICE_VECTOR_OP void storeFirst(float* at, Floats value, int count) {
-  _mm512_mask_storeu_ps(at, static_cast<__mmask16>((1u << count) - 1), value);
-}
+/// The larger of each two; `b` where one is NaN.
+SLUICE_AVX512 SLUICE_VECTOR_OP Floats largerOf(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+/// All lanes added, halves first.
+SLUICE_AVX512 SLUICE_VECTOR_OP float sumOf(Floats value) { return _mm512_reduce_add_ps(value); }
 
 }  // namespace sluice::avx512
 
@@ -58,14 +55,11 @@ SLUICE_AVX2 SLUICE_VECTOR_OP Floats mul(Floats a, Floats b) { return _mm256_mul_
 SLUICE_AVX2 SLUICE_VECTOR_OP Floats fma(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
 }
-SLUICE_AVX2 SLUICE_VECTOR_OP __m256i firstLanes(int count) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-SLUICE_AVX2 SLUICE_VECTOR_OP Floats loadFirst(const float* at, int count) {
-  return _mm256_maskload_ps(at, firstLanes(count));
-}
-SLUICE_AVX2 SLUICE_VECTOR_OP void storeFirst(float* at, Floats value, int count) {
-  _mm256_maskstore_ps(at, firstLanes(count), value);
+SLUICE_AVX2 SLUICE_VECTOR_OP Floats largerOf(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+SLUICE_AVX2 SLUICE_VECTOR_OP float sumOf(Floats value) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
 }  // namespace sluice::avx2
@@ -92,13 +86,9 @@ SLUICE_VECTOR_OP void store(float* at, Floats value) {
 SLUICE_VECTOR_OP Floats add(Floats a, Floats b) { return a + b; }
 SLUICE_VECTOR_OP Floats mul(Floats a, Floats b) { return a * b; }
 SLUICE_VECTOR_OP Floats fma(Floats a, Floats b, Floats c) { return a * b + c; }
-SLUICE_VECTOR_OP Floats loadFirst(const float* at, int count) {
-  Floats value{};
-  for (int i = 0; i < count; i++) value[i] = at[i];
-  return value;
-}
-SLUICE_VECTOR_OP void storeFirst(float* at, Floats value, int count) {
-  for (int i = 0; i < count; i++) at[i] = value[i];
+SLUICE_VECTOR_OP Floats largerOf(Floats a, Floats b) { return a > b ? a : b; }
+SLUICE_VECTOR_OP float sumOf(Floats value) {
+  return (value[0] + value[2]) + (value[1] + value[3]);
 }
 
 }  // namespace sluice::portable
