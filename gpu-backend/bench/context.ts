@@ -122,6 +122,7 @@ function runNarrow(
   const narrow = openNarrowModel(device, million)
   const rates: number[] = []
   print("a narrow model with Flash's schedule and rows")
+  print(`  the first ${computedTokens} tokens are computed, pages behind them repeated`)
   print('      tokens   filled, tokens/s  decoded, tokens/s   bytes a token     formula')
   let perToken = 0
   for (const length of lengths) {

@@ -5,7 +5,12 @@ import { MemoryStore } from '#weights/store/memory.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import { toyTensor } from '#weights/toy/tensors.ts'
 import type { Device, DeviceFormats, DeviceMemory, DeviceName } from '../src/device/device.ts'
-import { type DeviceBuffer, sliceRows, type Tensor } from '../src/device/tensor.ts'
+import {
+  type DeviceBuffer,
+  type LinearWeight,
+  sliceRows,
+  type Tensor,
+} from '../src/device/tensor.ts'
 import { pageTokens } from '../src/kernels/batch.ts'
 import { copy } from '../src/kernels/copy/copy.ts'
 import type { OpTable } from '../src/kernels/registry.ts'
@@ -61,6 +66,7 @@ export function openNarrowModel(device: Device, tokensMax: number): NarrowModel 
     const spec = source.tensors.get(name)
     if (spec !== undefined) placer.place(name, toyTensor(spec))
   }
+  placer.prepare()
   const limits = { sequencesMax: 1, tokensMax, rollbackMax: 8 }
   const cache = new Cache(device, shape, { limits, draft: false, rows: 'compact' })
   const scratch = new Scratch(device)
@@ -168,6 +174,10 @@ export class ShortSightedDevice implements Device {
     } else if (op !== 'index-query' && op !== 'index-select') {
       this.#inner.run(op, args)
     }
+  }
+
+  prepare(weight: LinearWeight): boolean {
+    return this.#inner.prepare?.(weight) ?? false
   }
 
   alloc(bytes: number, label: string): DeviceBuffer {
