@@ -3,6 +3,7 @@ import type { Device, DeviceName } from '../../gpu-backend/src/device/device.ts'
 import { listDevices, openDevice } from '../../gpu-backend/src/device/open.ts'
 import { nativeForTests } from '../../gpu-backend/src/kernels/native/testing/native-addon.ts'
 import type { OpName } from '../../gpu-backend/src/kernels/registry.ts'
+import { Bfloat16Device } from '../../gpu-backend/src/kernels/testing/bfloat16-device.ts'
 import {
   doubleSums,
   narrowInputs,
@@ -36,6 +37,14 @@ export const devicesUnderTest: readonly DeviceUnderTest[] = [
     toyOnly: false,
     refuses: {},
     device: { open: () => openDevice('reference') },
+  },
+  {
+    label: 'reference in bfloat16',
+    name: 'reference',
+    numerics: doubleSums,
+    toyOnly: true,
+    refuses: {},
+    device: { open: async () => new Bfloat16Device(await openDevice('reference')) },
   },
   cpu('cpu exact', { numerics: 'exact' }),
   cpu('cpu fast', { numerics: 'fast' }),

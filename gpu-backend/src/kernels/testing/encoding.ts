@@ -5,15 +5,15 @@ import { e2m1Codes, e4m3Codes, e8m0Codes, roundBf16 } from './oracle/formats.ts'
 export function encodeValues(dtype: DType, values: ArrayLike<number>): Uint8Array {
   switch (dtype) {
     case 'f32':
-      return new Uint8Array(Float32Array.from(values).buffer)
+      return new Uint8Array(new Float32Array(values).buffer)
     case 'bf16':
       return encodeBf16(values)
     case 'i32':
-      return new Uint8Array(Int32Array.from(values).buffer)
+      return new Uint8Array(new Int32Array(values).buffer)
     case 'i64':
       return new Uint8Array(BigInt64Array.from(Array.from(values), BigInt).buffer)
     case 'u8':
-      return Uint8Array.from(values)
+      return new Uint8Array(values)
     case 'f8e4m3':
     case 'e8m0':
     case 'fp4':
@@ -27,11 +27,11 @@ export function decodeValues(dtype: DType, bytes: Uint8Array): Float64Array {
   const { buffer } = bytes.slice()
   switch (dtype) {
     case 'f32':
-      return Float64Array.from(new Float32Array(buffer))
+      return new Float64Array(new Float32Array(buffer))
     case 'bf16':
-      return Float64Array.from(widenBf16(new Uint16Array(buffer)))
+      return new Float64Array(widenBf16(new Uint16Array(buffer)))
     case 'i32':
-      return Float64Array.from(new Int32Array(buffer))
+      return new Float64Array(new Int32Array(buffer))
     case 'i64':
       return Float64Array.from(new BigInt64Array(buffer), Number)
     case 'f8e4m3':
@@ -41,7 +41,7 @@ export function decodeValues(dtype: DType, bytes: Uint8Array): Float64Array {
     case 'fp4':
       return decodePairs(bytes)
     case 'u8':
-      return Float64Array.from(bytes)
+      return new Float64Array(bytes)
   }
 }
 

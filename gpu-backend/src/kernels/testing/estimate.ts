@@ -116,22 +116,55 @@ export function multiply(x: Estimate, weight: Matrix, options: ProductOptions): 
   const inexact = certain.some((error) => error > 0) || variance.some((error) => error > 0)
   const y = exactly(new Float64Array(rows))
   for (let o = 0; o < rows; o++) {
-    let [sum, squares, magnitudes, fixed, varied] = [0, 0, 0, 0, 0]
-    for (let i = 0, at = o * width; i < width; i++, at++) {
-      const term = (x.value[i] ?? 0) * (w[at] ?? 0)
-      sum += term
-      squares += term * term
-      magnitudes += Math.abs(term)
-      if (!inexact) continue
-      fixed += (certain[i] ?? 0) * Math.abs(w[at] ?? 0)
-      varied += (variance[i] ?? 0) * (w[at] ?? 0) ** 2
-    }
-    y.value[o] = sum
-    const additions = sumSpread(options.sum, width, { value: sum, squares })
-    y.certain[o] = fixed + (structured ? width * options.sum.unit * magnitudes : 0)
-    y.spread[o] = Math.sqrt(varied + (structured ? 0 : additions ** 2))
+    const { value, squares, magnitudes } = sums(x.value, w, o * width)
+    const additions = sumSpread(options.sum, width, { value, squares })
+    y.value[o] = value
+    if (structured) y.certain[o] = width * options.sum.unit * magnitudes
+    else y.spread[o] = additions
+    if (inexact) addInputErrors(y, o, { certain, variance }, w, o * width)
   }
   return y
+}
+
+interface TermSums {
+  readonly value: number
+  readonly squares: number
+  readonly magnitudes: number
+}
+
+/** Of the terms x[i]·w[at + i]. */
+function sums(x: Float64Array, w: Matrix['values'], at: number): TermSums {
+  let [value, squares, magnitudes] = [0, 0, 0]
+  for (let i = 0; i < x.length; i++) {
+    const term = (x[i] ?? 0) * (w[at + i] ?? 0)
+    value += term
+    squares += term * term
+    magnitudes += Math.abs(term)
+  }
+  return { value, squares, magnitudes }
+}
+
+interface InputErrors {
+  readonly certain: Float64Array
+  readonly variance: Float64Array
+}
+
+/** What errors of the inputs do to output `o`, whose weights are `w[at …]`. */
+function addInputErrors(
+  y: Estimate,
+  o: number,
+  { certain, variance }: InputErrors,
+  w: Matrix['values'],
+  at: number,
+): void {
+  let [fixed, varied] = [0, 0]
+  for (let i = 0; i < certain.length; i++) {
+    const weight = Math.abs(w[at + i] ?? 0)
+    fixed += (certain[i] ?? 0) * weight
+    varied += (variance[i] ?? 0) * weight * weight
+  }
+  y.certain[o] = (y.certain[o] ?? 0) + fixed
+  y.spread[o] = Math.hypot(y.spread[o] ?? 0, Math.sqrt(varied))
 }
 
 /** Estimates of neighbouring values as one. */

@@ -133,7 +133,7 @@ function generateFloats(
     shape,
     codes,
     scales: null,
-    values: Float32Array.from(decodeValues(dtype, codes)),
+    values: new Float32Array(decodeValues(dtype, codes)),
   }
 }
 
@@ -153,7 +153,7 @@ function generateScaled(
   const bytes = new Uint8Array(count * tiles[0] * tiles[1])
   for (let i = 0; i < bytes.length; i++) bytes[i] = scaleByte(random, dtype, style)
   if (style === 'wide') codes.fill(0, 0, width)
-  const values = Float32Array.from(decodeValues(dtype, codes))
+  const values = new Float32Array(decodeValues(dtype, codes))
   for (let line = 0, at = 0; line < count * rows; line++) {
     const [item, row] = [Math.floor(line / rows), line % rows]
     const first = (item * tiles[0] + Math.floor(row / tall)) * tiles[1]
