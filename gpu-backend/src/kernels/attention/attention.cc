@@ -45,6 +45,7 @@ namespace {
 
 /// Blocks are spread over threads where there are fewer rows than this for each.
 constexpr int64_t rowsPerThread = 4;
+constexpr int64_t chunksPerThread = 4;
 /// And only while what they leave fits into this.
 constexpr int64_t partialBytesMax = int64_t{64} << 20;
 constexpr int64_t rowsEach = 8;
@@ -171,7 +172,7 @@ class Attention {
     for (int64_t row = 0; row < rows; row++) blocksMax = std::max(blocksMax, keys_[row].blocks());
     const int64_t threads = context_.pool.threads();
     const int64_t bytes = rows * in_.groups() * blocksMax * Partial::floats(in_.stride()) * 4;
-    if (threads > 1 && blocksMax > 1 && rows < rowsPerThread * threads && bytes <= partialBytesMax) {
+    if (threads > 1 && rows < rowsPerThread * threads && bytes <= partialBytesMax) {
       runBlocks(blocksMax);
     } else {
       runRows();
@@ -260,7 +261,7 @@ class Attention {
     });
   }
 
-  /// One thread a block.
+  /// One thread a block, or where even those are few, some of its heads.
   void runBlocks(int64_t blocksMax) {
     const int64_t rows = in_.rows.count();
     const int64_t groups = in_.groups();
@@ -276,13 +277,16 @@ class Attention {
     context_.pool.parallelFor(rows, [&](int64_t row, int) {
       interleave(row, queries + row * groups * queryFloats());
     });
-    context_.pool.parallelFor(rows * blocksMax, [&](int64_t index, int worker) {
-      const int64_t row = index / blocksMax;
-      const int64_t b = index % blocksMax;
+    const int64_t wanted = chunksPerThread * context_.pool.threads() / (rows * blocksMax);
+    const int64_t parts = std::clamp<int64_t>(wanted, 1, groups);
+    context_.pool.parallelFor(rows * blocksMax * parts, [&](int64_t index, int worker) {
+      const int64_t row = index / parts / blocksMax;
+      const int64_t b = index / parts % blocksMax;
+      const int64_t part = index % parts;
       if (b >= keys_[row].blocks()) return;
       const float* list[blockKeys];
       const int64_t count = gather(row, b, decoded + worker * decodedFloats(), list);
-      for (int64_t group = 0; group < groups; group++) {
+      for (int64_t group = part * groups / parts; group < (part + 1) * groups / parts; group++) {
         attend(group, list, count, queries + (row * groups + group) * queryFloats(),
                partialOf(row, b, group));
       }
