@@ -43,7 +43,17 @@ interface Problem {
 const slots = 4
 const pagesEach = 10
 
+const vectors = new Map<string, Float32Array>()
+
+/** The same for the same arguments; not to be changed. */
 function vector(problem: Problem, kind: Values, label: string): Float32Array {
+  const key = `${problem.seed} ${problem.head} ${kind} ${label}`
+  const found = vectors.get(key) ?? drawVector(problem, kind, label)
+  vectors.set(key, found)
+  return found
+}
+
+function drawVector(problem: Problem, kind: Values, label: string): Float32Array {
   const random = new Random(problem.seed, label)
   if (kind === 'ties') {
     return Float32Array.from({ length: problem.head }, () => random.below(3) - 1)

@@ -52,9 +52,18 @@ export function expectSameBits(addon: NativeAddon, run: OpRun, label: string): v
   }
 }
 
+/** Drawing takes longer than the ops that are run on them, on one device after the other. */
+const drawn = new Map<string, Float32Array>()
+
 /** Seeded values of very different sizes, zeros of both signs among them. */
 export function mixedValues(seed: number, label: string, count: number): Float32Array {
-  const random = new Random(seed, label)
+  const key = `${seed} ${label} ${count}`
+  const values = drawn.get(key) ?? drawMixed(new Random(seed, label), count)
+  drawn.set(key, values)
+  return values.slice()
+}
+
+function drawMixed(random: Random, count: number): Float32Array {
   return Float32Array.from({ length: count }, () => {
     const kind = random.below(40)
     if (kind < 2) return kind === 0 ? 0 : -0
