@@ -1,7 +1,6 @@
 import { strict as assert } from 'node:assert'
 import type { ModelConfig } from '#weights/layout/config.ts'
 import { SplitMix } from '#weights/toy/splitmix.ts'
-import { CpuDevice } from '../../device/cpu.ts'
 import type { Device } from '../../device/device.ts'
 import { type LinearWeight, type Tensor, tensorBytes } from '../../device/tensor.ts'
 import { pageTokens } from '../../kernels/batch.ts'
@@ -45,6 +44,8 @@ export interface LoneLayerOptions {
   /** Tokens each sequence reserves. */
   readonly contextMax: number
   readonly quantise: boolean
+  /** Where a tensor's bytes come from; absent: drawn anew. */
+  readonly makeTensor?: typeof syntheticTensor
 }
 
 /** What one sequence adds to a step; its earlier tokens are what `fillCache` made up. */
@@ -63,6 +64,7 @@ export class LoneLayer {
   readonly #placer: WeightPlacer
 
   constructor(device: Device, config: ModelConfig, options: LoneLayerOptions) {
+    const { sequences, contextMax, quantise, makeTensor = syntheticTensor } = options
     const shape = modelShape(config)
     const source = syntheticSource(config)
     this.#placer = new WeightPlacer(source, device)
@@ -70,9 +72,9 @@ export class LoneLayer {
     for (const name of this.#placer.names) {
       const spec = source.tensors.get(name)
       assert(spec !== undefined, `${name} is in the directory`)
-      this.#placer.place(name, syntheticTensor(spec))
+      this.#placer.place(name, makeTensor(spec))
     }
-    const { sequences, contextMax, quantise } = options
+    this.#placer.prepare()
     const pages = Math.ceil(contextMax / pageTokens) * sequences
     const limits = { sequencesMax: sequences, tokensMax: pages * pageTokens, rollbackMax: 8 }
     const cache = new Cache(device, shape, { limits, draft: false, rows: 'plain' })
@@ -83,9 +85,6 @@ export class LoneLayer {
     this.#cache = layerCache
     const scratch = new Scratch(device)
     this.machine = { device, shape, weights, cache, scratch, quantise }
-    if (device instanceof CpuDevice) {
-      for (const linear of [...linearsOf(layer), ...expertsOf(layer)]) device.prepare(linear)
-    }
     this.sequences = Array.from({ length: sequences }, () => {
       const sequence = cache.create(contextMax)
       cache.grow(sequence, contextMax)
