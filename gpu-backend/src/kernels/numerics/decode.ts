@@ -45,29 +45,39 @@ function decodeRow(matrix: EncodedMatrix, row: number, target: RowTarget): void 
   }
 }
 
+// Tables are looked up once a row: test runners turn each use of an import into a call.
+
 function decodeBf16Row({ codes, width }: EncodedMatrix, row: number, target: RowTarget): void {
+  const widen = fromBf16
   for (let i = 0; i < width; i++) {
     const byte = 2 * (row * width + i)
-    target.into[target.at + i] = fromBf16((codes[byte] ?? 0) | ((codes[byte + 1] ?? 0) << 8))
+    target.into[target.at + i] = widen((codes[byte] ?? 0) | ((codes[byte + 1] ?? 0) << 8))
   }
 }
 
 function decodeFp8Row(matrix: EncodedMatrix, row: number, { into, at }: RowTarget): void {
   const { codes, scales, width } = matrix
+  const [values, powers] = [e4m3Values, e8m0Values]
   const scaleRow = Math.floor(row / fp8Tile) * Math.ceil(width / fp8Tile)
-  for (let i = 0; i < width; i++) {
-    const scale = e8m0Values[scales[scaleRow + Math.floor(i / fp8Tile)] ?? 255] ?? Number.NaN
-    into[at + i] = (e4m3Values[codes[row * width + i] ?? 0] ?? 0) * scale
+  for (let from = 0; from < width; from += fp8Tile) {
+    const scale = powers[scales[scaleRow + from / fp8Tile] ?? 255] ?? Number.NaN
+    const to = Math.min(from + fp8Tile, width)
+    for (let i = from; i < to; i++)
+      into[at + i] = (values[codes[row * width + i] ?? 0] ?? 0) * scale
   }
 }
 
 function decodeFp4Row(matrix: EncodedMatrix, row: number, { into, at }: RowTarget): void {
   const { codes, scales, width } = matrix
+  const [values, powers] = [e2m1Values, e8m0Values]
   const scaleRow = (row * width) / fp4Run
-  for (let i = 0; i < width; i += 2) {
-    const scale = e8m0Values[scales[scaleRow + Math.floor(i / fp4Run)] ?? 255] ?? Number.NaN
-    const byte = codes[(row * width + i) / 2] ?? 0
-    into[at + i] = (e2m1Values[byte & 15] ?? 0) * scale
-    into[at + i + 1] = (e2m1Values[byte >> 4] ?? 0) * scale
+  for (let from = 0; from < width; from += fp4Run) {
+    const scale = powers[scales[scaleRow + from / fp4Run] ?? 255] ?? Number.NaN
+    const to = Math.min(from + fp4Run, width)
+    for (let i = from; i < to; i += 2) {
+      const byte = codes[(row * width + i) / 2] ?? 0
+      into[at + i] = (values[byte & 15] ?? 0) * scale
+      into[at + i + 1] = (values[byte >> 4] ?? 0) * scale
+    }
   }
 }
