@@ -1,15 +1,15 @@
 // attention: one softmax over a row's window and its compressed entries, the keys being the values
 // (`attention.ts`).
 //
-// Sixteen heads of one row are the lanes of a vector and go through the row's keys together, 128 keys
-// at a time. A block's weights are relative to its own largest score; blocks are then brought to a
-// common largest one after the other, beginning with the sink. The order of every sum depends on the
-// row's keys alone, so neither other rows nor threads change a bit: whether one thread does all
+// Sixteen heads of one row are the lanes of a vector and go through the row's keys together, 128
+// keys at a time. A block's weights are relative to its own largest score; blocks are then brought to
+// a common largest one after the other, beginning with the sink. The order of every sum depends on
+// the row's keys alone, so neither other rows nor threads change a bit: whether one thread does all
 // blocks of a row or many do one each is only a matter of who is free.
 //
-// Error, u = 2^-24, n keys in b = n ÷ 128 blocks, width d. A score: chains of 128 fused steps and the
-// additions of d ÷ 128 chains, (128 + d ÷ 128)·u·scale·Σ|q·k|, and 2u·|s| for scaling. With u·|s − M|
-// for the subtraction and 2^-23 for exp that is ρ, a weight's relative error, to which each later
+// Error, u = 2^-24, n keys in b = n ÷ 128 blocks, width d. A score: chains of 128 fused steps and
+// the additions of d ÷ 128 chains, (128 + d ÷ 128)·u·scale·Σ|q·k|, and 2u·|s| for scaling. With
+// u·|s − M| for the subtraction and 2^-23 for exp that is ρ, a weight's relative error, to which each later
 // block that holds a larger score adds 4u. Sums of weights and of values add (128 + 2b)·u of their
 // positive terms, the division u:
 //   |Δo| ≤ Σ p·ρ·|K| + |o|·Σ p·ρ + (256 + 4b + 2)·u·Σ p·|K|

@@ -1,8 +1,9 @@
-// compress: blocks of tokens pooled into cache entries; raw rows kept for later blocks (`compress.ts`).
+// compress: blocks of tokens pooled into cache entries; raw rows kept for later blocks
+// (`compress.ts`).
 //
-// Softmax, sums, norm and rotation in double, as the reference does them: what a block is remembered
-// as is rounded to FP8 or FP4 afterwards, and a value on the other side of a boundary is off by a
-// whole step. Against the products around it the op is small even so.
+// Softmax, sums, norm and rotation in double, as the reference does them: what a block is
+// remembered as is rounded to FP8 or FP4 afterwards, and a value on the other side of a boundary is
+// off by a whole step. Against the products around it the op is small even so.
 //
 // Flash, 256 rows that lie in cache, one thread of Zen 4: ratio 4 0.62 ms (AVX2 1.1, portable 4.4),
 // its index 0.19 ms, ratio 128 0.27 ms; a single row that completes a block 11, 4 and 150 µs.
@@ -40,8 +41,8 @@ struct PooledRow {
   const float* ape;
 };
 
-/// e^x for x ≤ 0, to 2^-51; 0 below −708. x = n·ln 2 + r, |r| ≤ ln 2 ÷ 2; thirteen terms of e^r leave
-/// 4e-18. Adding 1.5·2^52 rounds n and leaves it in the last bits, from where it is an exponent.
+/// e^x for x ≤ 0, to 2^-51; 0 below −708. x = n·ln 2 + r, |r| ≤ ln 2 ÷ 2; thirteen terms of e^r
+/// leave 4e-18. Adding 1.5·2^52 rounds n and leaves it in the last bits, from where it is an exponent.
 SLUICE_INLINE double expOf(double x) {
   constexpr double shifter = 0x1.8p52;
   const double shifted = x * 0x1.71547652b82fep0 + shifter;
@@ -173,8 +174,8 @@ struct Blocks {
   const float* ape;
 };
 
-/// Rows of the block that ends at `at`; with a span of two those of the block before come first, and
-/// give the first half of their channels. The first block has none before it.
+/// Rows of the block that ends at `at`; with a span of two those of the block before come first,
+/// and give the first half of their channels. The first block has none before it.
 int gatherBlock(const Blocks& blocks, const Source& source, int64_t row, const BatchRow& at,
                 int64_t width, PooledRow* into) {
   const int64_t channels = blocks.span * width;

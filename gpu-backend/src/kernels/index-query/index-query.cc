@@ -1,9 +1,10 @@
-// index-query: each head rotated, transformed and, with `quantise`, rounded to FP4 (`index-query.ts`).
+// index-query: each head rotated, transformed and, with `quantise`, rounded to FP4
+// (`index-query.ts`).
 //
 // The transform is in double and in the reference's order, so that what is rounded to FP4 are the
 // reference's bits. Its first three stages pair neighbours, which no vector does well; on the
-// transposed head they add whole rows. 64 heads of 128, one thread of Zen 4: 20 µs a row (AVX2 the same,
-// portable 37), a seventh of scoring 2,048 keys.
+// transposed head they add whole rows. 64 heads of 128, one thread of Zen 4: 20 µs a row (AVX2 the
+// same, portable 37), a seventh of scoring 2,048 keys.
 
 #include <algorithm>
 

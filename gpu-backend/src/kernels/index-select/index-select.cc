@@ -2,8 +2,8 @@
 // (`index-select.ts`).
 //
 // Items of up to sixteen rows of one sequence and 64 keys are scored by whoever is free, then each
-// row's scores are picked from. A score depends on its row and its key alone: on neither the chunk nor
-// the batch they are in.
+// row's scores are picked from. A score depends on its row and its key alone: on neither the chunk
+// nor the batch they are in.
 //
 // Error, u = 2^-24: a dot product of fp32 by runs of 128 fused steps, (128 + d ÷ 128)·u·Σ|q·k|; of
 // whole numbers none but that of adding d ÷ 32 exact runs. Each head's weight and product 2u, adding
@@ -205,7 +205,8 @@ class Selection {
     const int64_t words = queryGroup * in_.width / 4;
     const int64_t runs = queryGroup * in_.width / narrowRun;
     float* at = row.queries + group * (words + 2 * runs);
-    return {reinterpret_cast<int8_t*>(at), at + words, reinterpret_cast<int32_t*>(at + words + runs)};
+    float* units = at + words;
+    return {reinterpret_cast<int8_t*>(at), units, reinterpret_cast<int32_t*>(units + runs)};
   }
 
   void prepare(ScoredRow& row) const {

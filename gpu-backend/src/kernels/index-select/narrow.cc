@@ -22,8 +22,8 @@ constexpr int runWords = narrowRun / 4;
 constexpr uint32_t smallestBits = (127u - 50) << 23;
 constexpr uint32_t endBits = (127u + 50) << 23;
 
-/// 32 values as whole numbers of a unit that is at most a 64th of the largest and more than a 128th;
-/// false where they are none.
+/// 32 values as whole numbers of a unit that is at most a 64th of the largest and more than a
+/// 128th; false where they are none.
 SLUICE_AVX512 inline bool narrowValues(const float* values, __m512i& low, __m512i& high,
                                        float& unit) {
   const __m512 a = _mm512_loadu_ps(values);
@@ -60,7 +60,8 @@ SLUICE_AVX512 bool narrowQueries512(const float* values, int64_t count, int64_t 
         return false;
       }
       into.units[run * queryGroup + q] = unit;
-      into.starts[run * queryGroup + q] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+      const int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
+      into.starts[run * queryGroup + q] = -128 * sum;
       int32_t words[runWords];
       _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm512_cvtepi32_epi8(low));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 4), _mm512_cvtepi32_epi8(high));
@@ -107,9 +108,10 @@ SLUICE_AVX512 bool compactKey512(const uint8_t* row, int64_t width, const Narrow
     const uint32_t scale = row[width / 2 + run];
     inRange &= scale >= scaleLeast && scale <= scaleMost;
     into.units[index * runs + run] = floatOfBits((scale - 1) << 23);
-    const __m128i pairs = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + run * narrowRun / 2));
-    const __m256i wide = _mm256_cvtepu8_epi16(pairs);
-    const __m256i codes = _mm256_and_si256(_mm256_or_si256(wide, _mm256_slli_epi16(wide, 4)), nibbles);
+    const auto* pairs = reinterpret_cast<const __m128i*>(row + run * narrowRun / 2);
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(pairs));
+    const __m256i both = _mm256_or_si256(wide, _mm256_slli_epi16(wide, 4));
+    const __m256i codes = _mm256_and_si256(both, nibbles);
     _mm256_storeu_si256(
         reinterpret_cast<__m256i*>(into.codes + index * width + run * narrowRun),
         _mm256_shuffle_epi8(table, codes));
@@ -145,7 +147,8 @@ SLUICE_AVX512 inline void narrowTile(const NarrowQueries& queries, int64_t width
       const __m512i query = _mm512_loadu_si512(queries.codes + word * 4 * queryGroup);
 #pragma GCC unroll 8
       for (int k = 0; k < tileKeys; k++) {
-        sum[k] = _mm512_dpbusd_epi32(sum[k], allWords(keys.codes + place[k] * width + word * 4), query);
+        const __m512i key = allWords(keys.codes + place[k] * width + word * 4);
+        sum[k] = _mm512_dpbusd_epi32(sum[k], key, query);
       }
     }
     const __m512 unit = _mm512_loadu_ps(queries.units + run * queryGroup);

@@ -1,5 +1,5 @@
-// latent-norm: the query latent normed; the key normed, rotated and, with `quantise`, rounded to FP8
-// outside the rotation (`latent-norm.ts`).
+// latent-norm: the query latent normed; the key normed, rotated and, with `quantise`, rounded to
+// FP8 outside the rotation (`latent-norm.ts`).
 //
 // Norms and rotation in double: the bits of the reference, and so the same FP8 codes. 1,024 and 512
 // values, one thread of Zen 4: 2 µs a row, most of it the 32 sines and cosines; 256 rows 0.3 ms.
