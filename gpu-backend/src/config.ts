@@ -5,6 +5,7 @@ import type { DeviceName } from './device/device.ts'
 import { deviceNames } from './device/open.ts'
 import type { SchedulerLimits } from './engine/scheduler.ts'
 import { LOG_LEVELS, type LogLevel } from './log.ts'
+import type { Numerics } from './kernels/native/addon.ts'
 import type { Quantisation } from './model/model.ts'
 
 /** How long things may take, in milliseconds. */
@@ -38,6 +39,8 @@ export interface Config {
   readonly checkpoint: string
   readonly device: DeviceName | 'auto'
   readonly quantisation: Quantisation
+  /** How exactly the CPU device computes linears. */
+  readonly numerics: Numerics
   readonly pool: string
   readonly backendId: string
   readonly host: string
@@ -85,6 +88,7 @@ const environmentSchema = z.object({
   SLUICE_CHECKPOINT: required('a folder or s3:// URL with a published checkpoint'),
   SLUICE_DEVICE: z.enum(devices, `must be one of ${devices.join(', ')}`).default('auto'),
   SLUICE_QUANTISATION: z.enum(['on', 'off'], 'must be on or off').default('on'),
+  SLUICE_NUMERICS: z.enum(['exact', 'fast'], 'must be exact or fast').default('exact'),
   SLUICE_POOL: name('the pool this backend serves, as the edge calls it'),
   SLUICE_BACKEND_ID: name('a name of its own for this backend'),
   SLUICE_HOST: z.string().min(1, 'is empty').default('127.0.0.1'),
@@ -130,6 +134,7 @@ export async function parseConfig(
     checkpoint: read.SLUICE_CHECKPOINT,
     device: read.SLUICE_DEVICE,
     quantisation: read.SLUICE_QUANTISATION,
+    numerics: read.SLUICE_NUMERICS,
     pool: read.SLUICE_POOL,
     backendId: read.SLUICE_BACKEND_ID,
     host: read.SLUICE_HOST,

@@ -64,13 +64,13 @@ function compilerFinding(facts: MachineFacts): Finding {
         name: 'C++ compiler',
         verdict: 'limited',
         found: 'none (g++ is not on the path)',
-        means: 'nothing needs it yet; native kernels will be built with it',
+        means: 'no native kernels: the reference device serves, slowly; install g++ 11 or newer',
       }
     : {
         name: 'C++ compiler',
         verdict: 'good',
         found: facts.compiler,
-        means: 'native kernels can be built here',
+        means: 'native kernels are built with it when their sources change',
       }
 }
 

@@ -37,7 +37,7 @@ async function gatherFacts(port: number): Promise<MachineFacts> {
     nvidiaDriver(),
     versionOf('nvcc', /release [^,\n]+/),
     probePort(port),
-    listDevices(),
+    listDevices({ onNote: (note) => process.stderr.write(`${note}\n`) }),
   ])
   return {
     nodeVersion: process.versions.node,

@@ -39,6 +39,7 @@ Sluice is up after ${seconds.toFixed(1)} s. Ctrl-C stops all of it.
 
   API key    ${stack.apiKey}
   Base URL   ${stack.edgeUrl}/v1
+  Device     ${stack.device}
   Model      ${stack.model}  (random weights in DeepSeek-V4's architecture: it streams, it does not make sense)
 
 curl -N ${stack.edgeUrl}/v1/chat/completions \\

@@ -1,6 +1,8 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { z } from 'zod'
 import { toyModelId } from '#weights/toy/files.ts'
+import { ensureNativeAddon } from '../../gpu-backend/src/kernels/native/build.ts'
 import { startNode } from './child.ts'
 import type { Child } from './child.ts'
 import { startEdge } from './edge.ts'
@@ -33,6 +35,8 @@ export interface Stack {
   readonly apiKey: string
   readonly adminToken: string
   readonly model: string
+  /** The device that the backend found to serve with. */
+  readonly device: string
   readonly backend: Child
   /** Stops every part, newest first. Safe to call twice. */
   close(): Promise<void>
@@ -68,7 +72,7 @@ async function startParts(options: StackOptions, parts: Parts): Promise<Stack> {
     startTracked(parts, () => startLocalEdge(options, secrets, backendUrl)),
     startStoreAndBackend(options, parts, secrets, { backendPort, edgeUrl }),
   ])
-  await waitUntilReady(backendUrl, backend, onProgress)
+  const device = await waitUntilReady(backendUrl, backend, onProgress)
   const apiKey = await ensureApiKey(stateDir, edge.url, secrets)
   return {
     edgeUrl: edge.url,
@@ -76,6 +80,7 @@ async function startParts(options: StackOptions, parts: Parts): Promise<Stack> {
     apiKey,
     adminToken: secrets.adminToken,
     model: toyModelId,
+    device,
     backend,
     close: () => closeAll(parts),
   }
@@ -134,7 +139,10 @@ async function startStoreAndBackend(
     AWS_SECRET_ACCESS_KEY: secrets.objectStore.secretAccessKey,
   }
   const checkpointUrl = `s3://${BUCKET}/${toyModelId}`
-  await ensureToyPublished({ stateDir, checkpointUrl, modelId: toyModelId, env: s3Env, onProgress })
+  await Promise.all([
+    ensureToyPublished({ stateDir, checkpointUrl, modelId: toyModelId, env: s3Env, onProgress }),
+    compileKernels(options),
+  ])
 
   const backend = startNode({
     args: ['gpu-backend/src/main.ts'],
@@ -159,12 +167,19 @@ async function startStoreAndBackend(
   return backend
 }
 
-/** Polls `/ready`; gives up when the process ends, with how it ended. */
+/** Here, where somebody is told how long it takes; the backend then finds them compiled. */
+async function compileKernels({ device, onProgress }: StackOptions): Promise<void> {
+  if (device !== 'auto' && device !== 'cpu') return
+  const built = await ensureNativeAddon({ onProgress })
+  if ('reason' in built) onProgress(`no native kernels: ${built.reason}`)
+}
+
+/** Polls `/ready` and gives the device it names; gives up when the process ends, with how. */
 async function waitUntilReady(
   backendUrl: string,
   backend: Child,
   onProgress: (line: string) => void,
-): Promise<void> {
+): Promise<string> {
   onProgress('waiting for the backend to load the checkpoint')
   const gone = new AbortController()
   void backend.exited.then((how) => {
@@ -173,11 +188,11 @@ async function waitUntilReady(
   for (;;) {
     gone.signal.throwIfAborted()
     const ready = await fetch(`${backendUrl}/ready`).then(
-      (response) => response.ok,
+      (response) => (response.ok ? response.json() : null),
       // Not listening yet.
-      () => false,
+      () => null,
     )
-    if (ready) return
+    if (ready !== null) return z.object({ device: z.string() }).parse(ready).device
     await sleep(READY_POLL_MS)
   }
 }

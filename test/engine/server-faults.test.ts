@@ -84,6 +84,7 @@ beforeEach(async () => {
   backend = new Backend({
     config: {
       quantisation: 'on',
+      numerics: 'exact',
       limits: {
         scheduler,
         bodyBytesMax: 100_000,

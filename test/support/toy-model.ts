@@ -1,3 +1,4 @@
+import type { Device } from '../../gpu-backend/src/device/device.ts'
 import { ReferenceDevice } from '../../gpu-backend/src/device/reference.ts'
 import {
   loadModel,
@@ -17,11 +18,11 @@ export function goldenTokens(start: number, end: number): Int32Array {
   return Int32Array.from({ length: end - start }, (_, i) => goldenToken(start + i))
 }
 
-/** The toy on a reference device of its own. */
+/** The toy on a device of its own: a reference device unless another is given. */
 export async function loadToyModel(
   options: Partial<LoadModelOptions> = {},
-): Promise<{ readonly model: Model; readonly device: ReferenceDevice }> {
-  const device = new ReferenceDevice()
+  device: Device = new ReferenceDevice(),
+): Promise<{ readonly model: Model; readonly device: Device }> {
   const model = await loadModel(await openToyCheckpoint(), device, {
     quantisation: 'off',
     ...options,

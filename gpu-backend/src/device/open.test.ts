@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { deviceNames, isDeviceName, listDevices, openDevice } from './open.ts'
 
 describe('devices', () => {
@@ -26,11 +26,31 @@ describe('devices', () => {
     }
   })
 
-  it('are chosen by auto: the first that is there', async () => {
-    const first = (await listDevices()).find((report) => report.available)
-    const device = await openDevice('auto')
-    expect(device.name).toBe(first?.name)
+  it('are chosen by auto: the first that is there, with the reason for each passed over', async () => {
+    const reports = await listDevices()
+    const first = reports.findIndex((report) => report.available)
+    const notes: string[] = []
+    const device = await openDevice('auto', { onNote: (note) => notes.push(note) })
+    expect(device.name).toBe(reports[first]?.name)
+    expect(notes).toEqual(
+      reports
+        .slice(0, first)
+        .map((report) =>
+          report.available ? '' : `device ${report.name} is not here: ${report.reason}`,
+        ),
+    )
     device.close()
+  })
+
+  it('end at the reference where there is no compiler, which is said', async () => {
+    vi.stubEnv('CXX', 'no-such-compiler')
+    const notes: string[] = []
+    const device = await openDevice('auto', { onNote: (note) => notes.push(note) })
+    vi.unstubAllEnvs()
+    expect(device.name).toBe('reference')
+    expect(notes.at(-1)).toBe(
+      'device cpu is not here: there is no C++ compiler no-such-compiler; install g++ 11 or newer',
+    )
   })
 
   it('have known names', () => {

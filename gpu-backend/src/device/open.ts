@@ -1,3 +1,6 @@
+import { loadNativeAddon, type Numerics } from '../kernels/native/addon.ts'
+import { ensureNativeAddon } from '../kernels/native/build.ts'
+import { CpuDevice } from './cpu.ts'
 import { type Device, DeviceError, type DeviceName } from './device.ts'
 import { ReferenceDevice } from './reference.ts'
 
@@ -6,32 +9,40 @@ export type DeviceReport =
   | { readonly name: DeviceName; readonly available: true }
   | { readonly name: DeviceName; readonly available: false; readonly reason: string }
 
-interface DeviceKind {
-  readonly name: DeviceName
-  /** Why it cannot be opened here, or null. */
-  missing(): Promise<string | null>
-  open(): Promise<Device>
+export interface OpenOptions {
+  /** How the CPU device computes linears; absent: `exact`. */
+  readonly numerics?: Numerics
+  /** Receives lines for people: kernels are being compiled; why `auto` passed a device over. */
+  readonly onNote?: (line: string) => void
 }
 
-function notBuilt(name: DeviceName, what: string): DeviceKind {
-  const reason = `this build has no ${what}`
-  return {
-    name,
-    missing: () => Promise.resolve(reason),
-    open: () => Promise.reject(new DeviceError('device_unavailable', name, reason)),
-  }
+/** A way to open a device, or why there is none. */
+type Found = { readonly open: () => Device } | { readonly reason: string }
+
+interface DeviceKind {
+  readonly name: DeviceName
+  readonly find: (options: OpenOptions) => Promise<Found>
 }
 
 /** Fastest first: `auto` takes the first one that is there. */
 const kinds: readonly DeviceKind[] = [
-  notBuilt('cuda', 'CUDA device'),
-  notBuilt('cpu', 'native CPU device'),
-  {
-    name: 'reference',
-    missing: () => Promise.resolve(null),
-    open: () => Promise.resolve(new ReferenceDevice()),
-  },
+  { name: 'cuda', find: () => Promise.resolve({ reason: 'this build has no CUDA device' }) },
+  { name: 'cpu', find: findCpu },
+  { name: 'reference', find: () => Promise.resolve({ open: () => new ReferenceDevice() }) },
 ]
+
+/** Compiles the native kernels where sources changed since the last time. */
+async function findCpu({ numerics, onNote }: OpenOptions): Promise<Found> {
+  const built = await ensureNativeAddon(onNote === undefined ? {} : { onProgress: onNote })
+  if ('reason' in built) return built
+  try {
+    const addon = loadNativeAddon(built.path)
+    return { open: () => new CpuDevice(addon, numerics === undefined ? {} : { numerics }) }
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error)
+    return { reason: `the native kernels do not load: ${message}` }
+  }
+}
 
 export const deviceNames: readonly DeviceName[] = kinds.map((kind) => kind.name)
 
@@ -40,12 +51,12 @@ export function isDeviceName(name: string): name is DeviceName {
 }
 
 /** Every device there could be, fastest first, and for each missing one the reason. */
-export function listDevices(): Promise<readonly DeviceReport[]> {
+export function listDevices(options: OpenOptions = {}): Promise<readonly DeviceReport[]> {
   return Promise.all(
-    kinds.map(async (kind): Promise<DeviceReport> => {
-      const { name } = kind
-      const reason = await kind.missing()
-      return reason === null ? { name, available: true } : { name, available: false, reason }
+    kinds.map(async ({ name, find }): Promise<DeviceReport> => {
+      const found = await find(options)
+      if ('open' in found) return { name, available: true }
+      return { name, available: false, reason: found.reason }
     }),
   )
 }
@@ -54,12 +65,16 @@ export function listDevices(): Promise<readonly DeviceReport[]> {
  * Opens the named device, or with `auto` the fastest there is. Throws `DeviceError`
  * `device_unavailable` with the reason; `auto` always ends at the reference device.
  */
-export async function openDevice(name: DeviceName | 'auto'): Promise<Device> {
+export async function openDevice(
+  name: DeviceName | 'auto',
+  options: OpenOptions = {},
+): Promise<Device> {
   for (const kind of kinds) {
     if (name !== 'auto' && name !== kind.name) continue
-    const reason = await kind.missing()
-    if (reason === null) return kind.open()
-    if (name !== 'auto') throw new DeviceError('device_unavailable', name, reason)
+    const found = await kind.find(options)
+    if ('open' in found) return found.open()
+    if (name !== 'auto') throw new DeviceError('device_unavailable', name, found.reason)
+    options.onNote?.(`device ${kind.name} is not here: ${found.reason}`)
   }
   throw new DeviceError('device_unavailable', 'reference', 'no device of that name exists')
 }

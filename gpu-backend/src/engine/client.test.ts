@@ -37,12 +37,14 @@ const token = (id: number, value: number): EngineEvent => ({
 function setUp(room = { runningMax: 1, waitingMax: 1 }) {
   const thread = new FakeThread()
   const statuses: EngineStatus[] = []
+  const notes: string[] = []
   const client = new EngineClient({
     thread,
     limits: { ...room, prefillTokensPerStep: 8 },
     onStatus: (status) => statuses.push(status),
+    onNote: (note) => notes.push(note),
   })
-  return { thread, statuses, client }
+  return { thread, statuses, notes, client }
 }
 
 function submitted(client: EngineClient): RunningGeneration {
@@ -53,8 +55,10 @@ function submitted(client: EngineClient): RunningGeneration {
 
 describe('EngineClient', () => {
   it('takes nothing before the engine is ready, and tells how far it is', () => {
-    const { thread, statuses, client } = setUp()
+    const { thread, statuses, notes, client } = setUp()
     expect(client.submit(wanted)).toBe('not_ready')
+    thread.report({ kind: 'note', note: 'a device is not here' })
+    expect(notes).toEqual(['a device is not here'])
     const progress = { phase: 'weights', done: 1, total: 2 }
     thread.report({ kind: 'progress', progress })
     thread.report({ kind: 'ready', device: 'reference' })

@@ -41,6 +41,7 @@ export class EngineClient {
   readonly #thread: EngineThread
   readonly #roomFor: number
   readonly #onStatus: (status: EngineStatus) => void
+  readonly #onNote: (note: string) => void
   readonly #running = new Map<number, RunningGeneration>()
   #status: EngineStatus = { phase: 'loading', progress: null }
   #nextId = 1
@@ -49,11 +50,13 @@ export class EngineClient {
     readonly thread: EngineThread
     readonly limits: SchedulerLimits
     readonly onStatus: (status: EngineStatus) => void
+    readonly onNote?: (note: string) => void
   }) {
-    const { thread, limits, onStatus } = options
+    const { thread, limits, onStatus, onNote = () => undefined } = options
     this.#thread = thread
     this.#roomFor = limits.runningMax + limits.waitingMax
     this.#onStatus = onStatus
+    this.#onNote = onNote
     thread.on('message', (report) => {
       this.#receive(report)
     })
@@ -91,6 +94,9 @@ export class EngineClient {
     switch (report.kind) {
       case 'progress':
         this.#setStatus({ phase: 'loading', progress: report.progress })
+        return
+      case 'note':
+        this.#onNote(report.note)
         return
       case 'ready':
         this.#setStatus({ phase: 'ready', device: report.device })

@@ -1,4 +1,5 @@
 import type { DeviceName } from '../device/device.ts'
+import type { Numerics } from '../kernels/native/addon.ts'
 import type { Quantisation } from '../model/model.ts'
 import type { SampledLogprobs, SamplingOptions } from './sampling.ts'
 import type { SchedulerLimits } from './scheduler.ts'
@@ -12,6 +13,7 @@ export interface EngineSettings {
   readonly checkpoint: string
   readonly device: DeviceName | 'auto'
   readonly quantisation: Quantisation
+  readonly numerics: Numerics
   readonly limits: SchedulerLimits
   /** Tokens the model's cache holds, over all running sequences. */
   readonly cacheTokens: number
@@ -65,5 +67,7 @@ export interface LoadProgress {
 
 export type EngineReport =
   | { readonly kind: 'progress'; readonly progress: LoadProgress }
+  /** A line for the log: why a device is not there, that kernels are compiled. */
+  | { readonly kind: 'note'; readonly note: string }
   | { readonly kind: 'ready'; readonly device: string }
   | { readonly kind: 'events'; readonly events: readonly EngineEvent[] }

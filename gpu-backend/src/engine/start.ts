@@ -13,7 +13,10 @@ export interface StartedEngine {
 }
 
 /** Starts the engine's thread, which begins to load the model at once. */
-export function startEngine(settings: EngineSettings): StartedEngine {
+export function startEngine(
+  settings: EngineSettings,
+  onNote: (note: string) => void = () => undefined,
+): StartedEngine {
   const worker = new Worker(new URL('worker.ts', import.meta.url), { workerData: settings })
   const ready = Promise.withResolvers<void>()
   const ended = Promise.withResolvers<Error>()
@@ -27,7 +30,7 @@ export function startEngine(settings: EngineSettings): StartedEngine {
   // Whoever waits for it hears of a failure; nobody has to.
   ready.promise.catch(() => undefined)
   return {
-    client: new EngineClient({ thread: worker, limits: settings.limits, onStatus }),
+    client: new EngineClient({ thread: worker, limits: settings.limits, onStatus, onNote }),
     ready: ready.promise,
     ended: ended.promise,
     terminate: async () => {

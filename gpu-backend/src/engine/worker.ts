@@ -22,7 +22,10 @@ function report(message: EngineReport): void {
 
 async function load(): Promise<Model> {
   const checkpoint = await openCheckpoint(openStore(settings.checkpoint, process.env))
-  const device = await openDevice(settings.device)
+  const device = await openDevice(settings.device, {
+    numerics: settings.numerics,
+    onNote: (note) => report({ kind: 'note', note }),
+  })
   return loadModel(checkpoint, device, {
     quantisation: settings.quantisation,
     cache: { sequencesMax: settings.limits.runningMax, tokensMax: settings.cacheTokens },

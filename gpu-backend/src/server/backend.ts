@@ -8,7 +8,7 @@ import type { RequestIds } from './request-ids.ts'
 import { systemFingerprint, type ServedModel } from './served-model.ts'
 
 export interface BackendOptions {
-  readonly config: Pick<Config, 'limits' | 'timings' | 'quantisation'>
+  readonly config: Pick<Config, 'limits' | 'timings' | 'quantisation' | 'numerics'>
   readonly engine: EngineClient
   readonly requestIds: RequestIds
   readonly keepUsage: KeepUsage
@@ -99,6 +99,7 @@ export class Backend {
       checkpointHash: this.served().checkpointHash,
       device: status.phase === 'ready' ? status.device : status.phase,
       quantisation: this.options.config.quantisation,
+      numerics: this.options.config.numerics,
     })
   }
 

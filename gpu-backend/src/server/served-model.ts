@@ -5,6 +5,7 @@ import type { Checkpoint } from '#weights/checkpoint.ts'
 import type { PromptConstants, Release } from '#weights/manifest.ts'
 import type { Limits } from '../config.ts'
 import { engineVersion } from '../engine/version.ts'
+import type { Numerics } from '../kernels/native/addon.ts'
 import type { Quantisation } from '../model/model.ts'
 import { EOS, THINK_END } from '../text/control-tokens.ts'
 import { loadTokenizer, type Tokenizer } from '../text/tokenizer.ts'
@@ -78,8 +79,10 @@ export function systemFingerprint(parts: {
   readonly checkpointHash: string
   readonly device: string
   readonly quantisation: Quantisation
+  readonly numerics: Numerics
 }): string {
+  const { checkpointHash, device, quantisation, numerics } = parts
   const hash = createHash('sha256')
-  hash.update([parts.checkpointHash, engineVersion, parts.device, parts.quantisation].join('\n'))
+  hash.update([checkpointHash, engineVersion, device, quantisation, numerics].join('\n'))
   return `fp_${hash.digest('hex').slice(0, 12)}`
 }

@@ -44,14 +44,12 @@ const lastPushMs = 5000
 export async function startBackend(options: StartOptions): Promise<RunningBackend> {
   const { config, log, now, random } = options
   const spool = await RecordSpool.open(config.spoolDir, { log })
-  const { checkpoint, device, quantisation, limits } = config
-  const engine = startEngine({
-    checkpoint,
-    device,
-    quantisation,
-    limits: limits.scheduler,
-    cacheTokens: limits.cacheTokens,
-  })
+  const { checkpoint, device, quantisation, numerics, limits } = config
+  const { scheduler, cacheTokens } = limits
+  const engine = startEngine(
+    { checkpoint, device, quantisation, numerics, limits: scheduler, cacheTokens },
+    (note) => log.info('engine_note', { note }),
+  )
   const backend = new Backend({
     config,
     engine: engine.client,

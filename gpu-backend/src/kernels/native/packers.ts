@@ -18,8 +18,8 @@ import type { OpTable } from '../registry.ts'
 import { packRoute } from '../route/pack.ts'
 import type { PackOp } from './words.ts'
 
-/** How each op's arguments become words. */
-export const packers: { readonly [Op in keyof OpTable]?: PackOp<OpTable[Op]> } = {
+/** How each op’s arguments become words; a missing one does not compile. */
+export const packers: { readonly [Op in keyof OpTable]: PackOp<OpTable[Op]> } = {
   linear: packLinear,
   'grouped-linear': packGroupedLinear,
   experts: packExperts,
