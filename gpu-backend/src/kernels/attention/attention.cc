@@ -9,23 +9,23 @@
 //
 // Error, u = 2^-24, n keys in b = n ÷ 128 blocks, width d. A score: chains of 128 fused steps and
 // the additions of d ÷ 128 chains, (128 + d ÷ 128)·u·scale·Σ|q·k|, and 2u·|s| for scaling. With
-// u·|s − M| for the subtraction and 2^-23 for exp that is ρ, a weight's relative error, to which each later
-// block that holds a larger score adds 4u. Sums of weights and of values add (128 + 2b)·u of their
-// positive terms, the division u:
+// u·|s − M| for the subtraction and 2^-23 for exp that is ρ, a weight's relative error, to which each
+// later block that holds a larger score adds 4u. Sums of weights and of values add (128 + 2b)·u of
+// their positive terms, the division u:
 //   |Δo| ≤ Σ p·ρ·|K| + |o|·Σ p·ρ + (256 + 4b + 2)·u·Σ p·|K|
 // At worst; of random signs the square roots, so about 1e-6 of |K|. Without fused instructions each
 // step rounds twice.
 //
-// Ladder, one thread of Zen 4 (one 512-bit multiply-add a cycle: 112 GFLOP/s), 16 heads × 128 keys
-// of 512 in the second-level cache:
-//   scores: heads as lanes, keys read value by value where they lie       108 GFLOP/s (AVX2 103)
-//   values: 8 heads × 32 columns of rows 2 KiB apart                      100 (AVX2 55)
-//           columns gathered first: for AVX2 a gain, else its stores cost  83 (AVX2  82)
-//           16 heads × 16 columns: rows read once, where they lie         115
+// Ladder, one thread of Zen 4 (one 512-bit multiply-add a cycle: 112 to 118 GFLOP/s), 16 heads × 128
+// keys of 512 in the second-level cache, best of many short runs on a machine with other work:
+//   scores: heads as lanes, keys read value by value where they lie    108 GFLOP/s, AVX2 100
+//   values: 8 heads × 32 columns, or 16 × 16, of rows where they lie   116, AVX2 (4 × 16) 100
+//           columns gathered side by side first: stores for nothing     82, AVX2 84
 //   exp of 2,048 scores with a choice between floats 11.4 µs in AVX2; with a mask, vectorised, 2.7
-//   next keys fetched while these are multiplied: 8,320 keys, 17 MB       76 → 93 whole
-// Flash, one thread: decode 0.19 ms over 128 keys, 0.89 over 640, 11.4 over 8,320 (a million
-// tokens, ratio 128); 256 rows 53, 228 and (192 keys) 76 ms: 81–94 GFLOP/s. AVX2 two thirds of it.
+//   next keys fetched while these are multiplied: 4 to 12 % of 8,320 keys (17 MB), nothing of 640
+// Flash, CPU time of one thread: decode 0.17 ms over 128 keys, 0.79 over 640, 10.4 over 8,320 (a
+// million tokens, ratio 128), which is 99 to 105 GFLOP/s; 256 rows 51, 212 and (192 keys) 69 ms, 84
+// to 101. AVX2: 0.21, 0.92, 11.6; 59, 284 and 105 ms.
 
 #include <algorithm>
 #include <atomic>
@@ -254,7 +254,7 @@ class Attention {
         const int64_t count = gather(row, b, decoded, list);
         for (int64_t group = 0; group < groups; group++) {
           attend(group, list, count, queries + group * queryFloats(), block);
-          merge_(all(group), block, headsOf(group));
+          merge_(all(group), block, headsOf(group), in_.width());
         }
       }
       for (int64_t group = 0; group < groups; group++) end(row, group, all(group));
@@ -297,7 +297,7 @@ class Attention {
       const Partial all = partialOf(row, blocksMax, group);
       begin(group, all);
       for (int64_t b = 0; b < keys_[row].blocks(); b++) {
-        merge_(all, partialOf(row, b, group), headsOf(group));
+        merge_(all, partialOf(row, b, group), headsOf(group), in_.width());
       }
       end(row, group, all);
     });

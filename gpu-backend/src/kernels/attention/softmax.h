@@ -81,7 +81,8 @@ SLUICE_PER_ISA(softmax, softmaxBody,
                (scores, count, scale, largest, total))
 
 /// Adds `block` to `all`, both brought to the larger of their largest scores.
-SLUICE_INLINE void mergeBody(const Partial& all, const Partial& block, int64_t heads) {
+SLUICE_INLINE void mergeBody(const Partial& all, const Partial& block, int64_t heads,
+                             int64_t width) {
   for (int64_t h = 0; h < heads; h++) {
     const float a = all.largest[h];
     const float b = block.largest[h];
@@ -92,11 +93,12 @@ SLUICE_INLINE void mergeBody(const Partial& all, const Partial& block, int64_t h
     all.weights[h] = all.weights[h] * ofAll + block.weights[h] * ofBlock;
     float* into = all.sums + h * all.stride;
     const float* from = block.sums + h * all.stride;
-    for (int64_t d = 0; d < all.stride; d++) into[d] = into[d] * ofAll + from[d] * ofBlock;
+    for (int64_t d = 0; d < width; d++) into[d] = into[d] * ofAll + from[d] * ofBlock;
   }
 }
 
 SLUICE_PER_ISA(merge, mergeBody,
-               (const Partial& all, const Partial& block, int64_t heads), (all, block, heads))
+               (const Partial& all, const Partial& block, int64_t heads, int64_t width),
+               (all, block, heads, width))
 
 }  // namespace sluice

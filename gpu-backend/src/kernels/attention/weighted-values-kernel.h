@@ -8,20 +8,9 @@ constexpr int tileHeads = accumulators == queryGroup ? queryGroup : accumulators
 constexpr int tileVectors = accumulators / tileHeads;
 constexpr int tileColumns = tileVectors * lanes;
 
-/// Some columns of all values side by side, zeros where there are none. Where several tiles of heads
-/// read them this is faster than reading rows that lie 2 KiB apart again and again, since those share
-/// few sets of the first-level cache.
-SLUICE_TARGET SLUICE_VECTOR_OP void gatherColumns(const float* const* values, int64_t count,
-                                                  int64_t at, int64_t columns, float* into) {
-  if (columns >= tileColumns) {
-    for (int64_t j = 0; j < count; j++) {
-#pragma GCC unroll 2
-      for (int v = 0; v < tileVectors; v++) {
-        store(into + j * tileColumns + v * lanes, load(values[j] + at + v * lanes));
-      }
-    }
-    return;
-  }
+/// The last columns of all values side by side, filled with zeros to a whole tile.
+SLUICE_TARGET SLUICE_VECTOR_OP void gatherLast(const float* const* values, int64_t count,
+                                               int64_t at, int64_t columns, float* into) {
   for (int64_t j = 0; j < count; j++) {
     for (int64_t c = 0; c < tileColumns; c++) {
       into[j * tileColumns + c] = c < columns ? values[j][at + c] : 0.0f;
@@ -61,16 +50,17 @@ SLUICE_TARGET inline void valueTile(const float* weights, const float* const* va
 
 SLUICE_TARGET void weightedValues(const float* weights, const float* const* values, int64_t count,
                                   int64_t heads, int64_t width, float* sums, int64_t stride) {
-  float columns[blockKeys * tileColumns];
-  for (int64_t at = 0; at < width; at += tileColumns) {
-    if (tileHeads == queryGroup && at + tileColumns <= width) {
-      valueTile<false>(weights, values, at, nullptr, count, sums + at, stride);
-      continue;
-    }
-    gatherColumns(values, count, at, width - at, columns);
+  int64_t at = 0;
+  for (; at + tileColumns <= width; at += tileColumns) {
     for (int64_t h = 0; h < heads; h += tileHeads) {
-      valueTile<true>(weights + h, nullptr, 0, columns, count, sums + h * stride + at, stride);
+      valueTile<false>(weights + h, values, at, nullptr, count, sums + h * stride + at, stride);
     }
+  }
+  if (at == width) return;
+  float last[blockKeys * tileColumns];
+  gatherLast(values, count, at, width - at, last);
+  for (int64_t h = 0; h < heads; h += tileHeads) {
+    valueTile<true>(weights + h, nullptr, 0, last, count, sums + h * stride + at, stride);
   }
 }
 

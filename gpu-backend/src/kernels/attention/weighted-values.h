@@ -10,11 +10,11 @@ namespace sluice {
 /// products.
 constexpr int64_t blockKeys = 128;
 /// Heads' sums lie a multiple of this apart: whole tiles of columns in every instruction set.
-constexpr int64_t strideUnit = 32;
+constexpr int64_t strideUnit = 16;
 
 /// sums[head·stride + d] = Σ_j weights[j][head]·values[j][d] for `count` ≤ blockKeys values, in one
-/// chain of fused multiply-adds. Writes the heads below `heads` and up to fifteen after them, and
-/// zeros from `width` to `stride`.
+/// chain of fused multiply-adds. Tiles that are not full are written whole: up to fifteen heads and
+/// columns more than there are mean nothing.
 using WeightedValues = void (*)(const float* weights, const float* const* values, int64_t count,
                                 int64_t heads, int64_t width, float* sums, int64_t stride);
 
