@@ -18,8 +18,8 @@ namespace {
 /// Longer than the gaps between a step's ops, shorter than a scheduler's slice: a thread that waits
 /// longer sleeps, and leaves its core to whoever was preempted.
 constexpr auto spinTime = std::chrono::microseconds(50);
-/// Chunks of one parallelFor have to fit into half a word.
-constexpr int64_t chunksMax = int64_t{1} << 31;
+/// Chunks of one job: their numbers take 24 bits each of a range's word.
+constexpr int64_t chunksMax = (int64_t{1} << 24) - 1;
 
 void relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -43,7 +43,25 @@ bool spinUntil(Ready ready) {
   return ready();
 }
 
-uint32_t chunksLeft(uint64_t ticket) { return static_cast<uint32_t>(ticket); }
+/// A thread's share of a job: chunks `next … end − 1`, and the job's number, so that a thread that was
+/// held up between looking and taking cannot take from a later job what it saw in an earlier one.
+struct Share {
+  uint32_t next;
+  uint32_t end;
+  uint16_t job;
+
+  static Share of(uint64_t word) {
+    return {static_cast<uint32_t>(word & 0xffffff), static_cast<uint32_t>(word >> 24 & 0xffffff),
+            static_cast<uint16_t>(word >> 48)};
+  }
+  uint64_t word() const { return uint64_t{job} << 48 | uint64_t{end} << 24 | next; }
+  bool empty() const { return next >= end; }
+};
+
+/// On a cache line of its own: its thread takes from it all the time.
+struct alignas(64) SharedShare {
+  std::atomic<uint64_t> word{0};
+};
 
 /// Cores' worth of CPU time from `quota` and `period` in microseconds; 0 when unlimited.
 int quotaThreads(double quota, double period) {
@@ -81,28 +99,31 @@ int availableThreads() {
 }
 
 struct ThreadPool::State {
-  /// Generation in the upper half, chunks nobody has taken yet in the lower. One word, so that a
-  /// chunk is only ever taken together with the knowledge of which job it belongs to.
-  std::atomic<uint64_t> ticket{0};
+  /// One a thread, the caller's first.
+  std::vector<SharedShare> shares;
+  std::atomic<uint32_t> job{0};
   std::atomic<uint32_t> unfinished{0};
   std::atomic<uint32_t> sleepers{0};
-  std::atomic<uint32_t> wakeups{0};
   std::atomic<bool> callerSleeps{false};
   std::atomic<bool> stopping{false};
   /// Of the current job; stable while any of its chunks is unfinished.
-  int64_t count = 0;
   Body body = nullptr;
   const void* work = nullptr;
   std::vector<std::thread> workers;
 
-  bool runOneChunk(int worker);
+  explicit State(int threads) : shares(threads) {}
+  void publish(int64_t count);
+  int64_t takeFirst(int worker);
+  int64_t takeLast(int worker);
+  int64_t takeAny(int worker);
+  void runChunks(int worker);
   void workerLoop(int worker);
-  void waitForWork();
+  void waitForWork(uint32_t seen);
   void waitForOthers();
 };
 
 ThreadPool::ThreadPool(int threads)
-    : threads_(threads > 0 ? threads : availableThreads()), state_(new State) {
+    : threads_(threads > 0 ? threads : availableThreads()), state_(new State(threads_)) {
   for (int worker = 1; worker < threads_; worker++) {
     state_->workers.emplace_back([this, worker] { state_->workerLoop(worker); });
   }
@@ -110,8 +131,8 @@ ThreadPool::ThreadPool(int threads)
 
 ThreadPool::~ThreadPool() {
   state_->stopping.store(true);
-  state_->wakeups.fetch_add(1);
-  state_->wakeups.notify_all();
+  state_->job.fetch_add(1);
+  state_->job.notify_all();
   for (std::thread& thread : state_->workers) thread.join();
   delete state_;
 }
@@ -119,50 +140,87 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::dispatch(int64_t count, Body body, const void* work) {
   if (count > chunksMax) std::abort();
   State& state = *state_;
-  state.count = count;
   state.body = body;
   state.work = work;
-  state.unfinished.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
-  const uint64_t generation = (state.ticket.load(std::memory_order_relaxed) >> 32) + 1;
-  state.ticket.store(generation << 32 | static_cast<uint64_t>(count));
-  if (state.sleepers.load() > 0) {
-    state.wakeups.fetch_add(1);
-    state.wakeups.notify_all();
-  }
-  while (state.runOneChunk(0)) {
-  }
+  state.publish(count);
+  state.runChunks(0);
   state.waitForOthers();
 }
 
-/// Takes a chunk of the current job and runs it; false when none is left to take.
-bool ThreadPool::State::runOneChunk(int worker) {
-  uint64_t taken = ticket.load(std::memory_order_acquire);
-  do {
-    if (chunksLeft(taken) == 0) return false;
-  } while (!ticket.compare_exchange_weak(taken, taken - 1, std::memory_order_acq_rel,
-                                         std::memory_order_acquire));
-  body(work, count - chunksLeft(taken), worker);
-  if (unfinished.fetch_sub(1) == 1 && callerSleeps.load()) unfinished.notify_one();
-  return true;
+/// Gives every thread neighbouring chunks: what it reads from memory is then one stream, across the
+/// borders of its chunks.
+void ThreadPool::State::publish(int64_t count) {
+  const int64_t threads = static_cast<int64_t>(shares.size());
+  const uint16_t number = static_cast<uint16_t>(job.load(std::memory_order_relaxed) + 1);
+  unfinished.store(static_cast<uint32_t>(count), std::memory_order_relaxed);
+  for (int64_t i = 0; i < threads; i++) {
+    const Share share{static_cast<uint32_t>(count * i / threads),
+                      static_cast<uint32_t>(count * (i + 1) / threads), number};
+    shares[i].word.store(share.word(), std::memory_order_release);
+  }
+  job.fetch_add(1);
+  if (sleepers.load() > 0) job.notify_all();
+}
+
+/// The next chunk of a thread's own share, or −1.
+int64_t ThreadPool::State::takeFirst(int worker) {
+  std::atomic<uint64_t>& word = shares[worker].word;
+  uint64_t seen = word.load(std::memory_order_acquire);
+  for (;;) {
+    Share share = Share::of(seen);
+    if (share.empty()) return -1;
+    const int64_t chunk = share.next++;
+    if (word.compare_exchange_weak(seen, share.word(), std::memory_order_acq_rel,
+                                   std::memory_order_acquire)) {
+      return chunk;
+    }
+  }
+}
+
+/// The last chunk of another thread's share, or −1.
+int64_t ThreadPool::State::takeLast(int worker) {
+  std::atomic<uint64_t>& word = shares[worker].word;
+  uint64_t seen = word.load(std::memory_order_acquire);
+  for (;;) {
+    Share share = Share::of(seen);
+    if (share.empty()) return -1;
+    const int64_t chunk = --share.end;
+    if (word.compare_exchange_weak(seen, share.word(), std::memory_order_acq_rel,
+                                   std::memory_order_acquire)) {
+      return chunk;
+    }
+  }
+}
+
+/// A chunk of the thread's own share, then of those of the others.
+int64_t ThreadPool::State::takeAny(int worker) {
+  int64_t chunk = takeFirst(worker);
+  const int threads = static_cast<int>(shares.size());
+  for (int i = 1; chunk < 0 && i < threads; i++) chunk = takeLast((worker + i) % threads);
+  return chunk;
+}
+
+/// Runs chunks of the current job until nobody has any left to take.
+void ThreadPool::State::runChunks(int worker) {
+  for (int64_t chunk = takeAny(worker); chunk >= 0; chunk = takeAny(worker)) {
+    body(work, chunk, worker);
+    if (unfinished.fetch_sub(1) == 1 && callerSleeps.load()) unfinished.notify_one();
+  }
 }
 
 void ThreadPool::State::workerLoop(int worker) {
   while (!stopping.load(std::memory_order_relaxed)) {
-    if (!runOneChunk(worker)) waitForWork();
+    // Read before looking for chunks: a job given out after the look has another number.
+    const uint32_t seen = job.load(std::memory_order_acquire);
+    runChunks(worker);
+    waitForWork(seen);
   }
 }
 
-void ThreadPool::State::waitForWork() {
-  const auto ready = [this] {
-    return chunksLeft(ticket.load(std::memory_order_relaxed)) > 0 ||
-           stopping.load(std::memory_order_relaxed);
-  };
-  if (spinUntil(ready)) return;
-  const uint32_t seen = wakeups.load();
+void ThreadPool::State::waitForWork(uint32_t seen) {
+  if (spinUntil([&] { return job.load(std::memory_order_relaxed) != seen; })) return;
   sleepers.fetch_add(1);
-  // Between announcing itself and sleeping: work given out before the announcement is seen here,
-  // work given out after it moves `wakeups` on, and then `wait` returns at once.
-  if (chunksLeft(ticket.load()) == 0 && !stopping.load()) wakeups.wait(seen);
+  job.wait(seen);
   sleepers.fetch_sub(1);
 }
 

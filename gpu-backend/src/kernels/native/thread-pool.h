@@ -5,9 +5,13 @@
 
 namespace sluice {
 
-/// Threads for one device, the caller being the first of them. Work is cut into chunks that whoever
-/// is free takes next: with fixed halves a thread that loses its core to another process would hold
-/// up all others for its whole half, with chunks only for the one it is in.
+/// Threads for one device, the caller being the first of them. Work is cut into chunks; each thread
+/// begins with neighbouring ones and then helps those that are behind: with fixed halves a thread that
+/// loses its core to another process would hold up all others for its whole half, with chunks only
+/// for the one it is in.
+///
+/// Ladder (FP4, one input row, two threads, share of the read bandwidth): chunks from one counter,
+/// which leaves no thread a stream longer than a chunk, 0.57; shares as here 0.70.
 class ThreadPool {
  public:
   /// `threads` counts the caller; 0 takes what affinity and cgroup quota allow.

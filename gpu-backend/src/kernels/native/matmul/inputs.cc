@@ -123,6 +123,39 @@ SLUICE_PER_ISA(fill, fillBody,
                 int64_t count),
                (inputs, tile, rows, from, count))
 
+/// Asks for lines to write to, all at once. Another core has read them in the last product; without
+/// this each first write to one would wait until that core has let go of it, one after the other:
+/// 10 µs for one row of 4096, against 2.5 µs of work.
+void own(const void* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) {
+    const char* line = static_cast<const char*>(from) + at;
+#if SLUICE_X86
+    asm volatile("prefetchw %0" : : "m"(*line));
+#else
+    __builtin_prefetch(line, 1);
+#endif
+  }
+}
+
+void ownColumns(const Inputs& inputs, const Tile& tile, int64_t from, int64_t count) {
+  const int64_t at = from * tile.rows;
+  const int64_t values = count * tile.rows;
+  switch (inputs.kind) {
+    case InputKind::limbs1:
+    case InputKind::limbs3: {
+      const int64_t limbs = inputs.kind == InputKind::limbs3 ? limbsMax : 1;
+      own(tile.limbs + at * limbs, values * limbs);
+      own(tile.starts + at / fp4Run, values / fp4Run * sizeof(int32_t));
+      own(tile.units + at / fp4Run, values / fp4Run * sizeof(float));
+      return;
+    }
+    case InputKind::floats:
+      return own(tile.floats + at, values * sizeof(float));
+    case InputKind::pairs:
+      return own(tile.pairs + at / 2, values / 2 * sizeof(uint32_t));
+  }
+}
+
 void takeTile(Scratch& scratch, InputKind kind, int64_t width, Tile& tile) {
   const int64_t values = width * tile.rows;
   switch (kind) {
@@ -170,6 +203,7 @@ Inputs planInputs(Context& context, InputKind kind, bool quantise, int64_t rows,
 
 void fillTile(Isa isa, const Inputs& inputs, int64_t tile, const float* const* rows, int64_t from,
               int64_t count) {
+  ownColumns(inputs, inputs.tiles[tile], from, count);
   fill(isa)(inputs, inputs.tiles[tile], rows, from, count);
 }
 
