@@ -95,23 +95,49 @@ SLUICE_INLINE void contractBody(const Contraction& row, double* sums, float* int
 SLUICE_PER_ISA(contract, contractBody, (const Contraction& row, double* sums, float* into),
                (row, sums, into))
 
-void softmaxRow(double* row, int size, double eps) {
-  double largest = row[0];
-  for (int i = 1; i < size; i++) largest = std::max(largest, row[i]);
-  double sum = 0;
-  for (int i = 0; i < size; i++) sum += row[i] = std::exp(row[i] - largest);
-  for (int i = 0; i < size; i++) row[i] = row[i] / sum + eps;
-}
-
-/// `step` walks along one row or column, `next` leads to the following one.
-void divideBySums(double* matrix, int size, int step, int next, double eps) {
-  for (int line = 0; line < size; line++) {
-    double* first = matrix + line * next;
-    double sum = eps;
-    for (int i = 0; i < size; i++) sum += first[i * step];
-    for (int i = 0; i < size; i++) first[i * step] /= sum;
+/// Matrices side by side: element i of matrix l is at i·count + l.
+template <int count>
+SLUICE_INLINE void softmaxRow(double* row, int size, double eps) {
+  for (int l = 0; l < count; l++) {
+    double largest = row[l];
+    for (int i = 1; i < size; i++) largest = std::max(largest, row[i * count + l]);
+    double sum = 0;
+    for (int i = 0; i < size; i++) sum += row[i * count + l] = std::exp(row[i * count + l] - largest);
+    for (int i = 0; i < size; i++) row[i * count + l] = row[i * count + l] / sum + eps;
   }
 }
+
+/// `step` walks along one row or column, `next` leads to the following one. One division a line and
+/// matrix: its rounding is far below that of the fp32 the result ends in.
+template <int count>
+SLUICE_INLINE void divideBySums(double* matrices, int size, int step, int next, double eps) {
+  for (int line = 0; line < size; line++) {
+    double* first = matrices + line * next * count;
+    double inverse[count];
+    for (int l = 0; l < count; l++) inverse[l] = eps;
+    for (int i = 0; i < size; i++) {
+      for (int l = 0; l < count; l++) inverse[l] += first[i * step * count + l];
+    }
+    for (int l = 0; l < count; l++) inverse[l] = 1.0 / inverse[l];
+    for (int i = 0; i < size; i++) {
+      for (int l = 0; l < count; l++) first[i * step * count + l] *= inverse[l];
+    }
+  }
+}
+
+template <int count>
+SLUICE_INLINE void sinkhornBody(double* matrices, int size, int64_t iterations, double eps) {
+  for (int row = 0; row < size; row++) softmaxRow<count>(matrices + row * size * count, size, eps);
+  divideBySums<count>(matrices, size, size, 1, eps);
+  for (int64_t round = 1; round < iterations; round++) {
+    divideBySums<count>(matrices, size, 1, size, eps);
+    divideBySums<count>(matrices, size, size, 1, eps);
+  }
+}
+
+SLUICE_PER_ISA(sinkhornMany, sinkhornBody<sinkhornGroup>,
+               (double* matrices, int size, int64_t iterations, double eps),
+               (matrices, size, iterations, eps))
 
 }  // namespace
 
@@ -155,13 +181,9 @@ double sigmoid(double x) {
   return e / (1.0 + e);
 }
 
-void sinkhorn(double* matrix, int size, int64_t iterations, double eps) {
-  for (int row = 0; row < size; row++) softmaxRow(matrix + row * size, size, eps);
-  divideBySums(matrix, size, size, 1, eps);
-  for (int64_t round = 1; round < iterations; round++) {
-    divideBySums(matrix, size, 1, size, eps);
-    divideBySums(matrix, size, size, 1, eps);
-  }
+void sinkhorn(Isa isa, double* matrices, int count, int size, int64_t iterations, double eps) {
+  if (count == 1) return sinkhornBody<1>(matrices, size, iterations, eps);
+  sinkhornMany(isa)(matrices, size, iterations, eps);
 }
 
 void contractAndNorm(const Contraction& row, double* sums, float* into) {

@@ -53,8 +53,12 @@ inline double inverseRoot(double squares, int64_t count, double eps) {
 
 double sigmoid(double x);
 
-/// Logits `[size, size]` to the mixing matrix, in place (`numerics/sinkhorn.ts`).
-void sinkhorn(double* matrix, int size, int64_t iterations, double eps);
+/// Mixing matrices that are worked out together: their steps wait for one another.
+constexpr int sinkhornGroup = 8;
+
+/// Logits `[size, size, count]` to mixing matrices, in place (`numerics/sinkhorn.ts`); `count` is 1
+/// or `sinkhornGroup`. A matrix's bits are the same alone as among others.
+void sinkhorn(Isa isa, double* matrices, int count, int size, int64_t iterations, double eps);
 
 struct Contraction {
   Isa isa;
