@@ -2,7 +2,13 @@ import type { CryptoKey } from 'jose'
 import { SignJWT } from 'jose'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { generateKeyJwks, importPrivateKey, importPublicKey } from './keys.ts'
-import { signServiceToken, verifyServiceToken, type ServiceClaims } from './service-token.ts'
+import {
+  signPoolToken,
+  signServiceToken,
+  verifyPoolToken,
+  verifyServiceToken,
+  type ServiceClaims,
+} from './service-token.ts'
 
 const claims: ServiceClaims = { pool: 'local', requestId: 'req_1', tenantId: 't_1', keyId: 'k_1' }
 const nowMs = 1_800_000_000_000
@@ -87,6 +93,29 @@ describe('service tokens', () => {
     for (const name of ['', 'x'.repeat(257)]) {
       const token = await signServiceToken({ ...claims, tenantId: name }, privateKey, nowMs)
       expect(await verify(token)).toBeNull()
+    }
+  })
+})
+
+describe('pool tokens', () => {
+  it('hold for their pool and purpose, for a minute', async () => {
+    const token = await signPoolToken({ pool: 'local', scope: 'records' }, privateKey, nowMs)
+    const holds = (changes: object): Promise<boolean> =>
+      verifyPoolToken(token, publicKey, { pool: 'local', scope: 'records', nowMs, ...changes })
+    expect(await holds({})).toBe(true)
+    expect(await holds({ nowMs: nowMs + 60_000 })).toBe(true)
+    expect(await holds({ nowMs: nowMs + 66_000 })).toBe(false)
+    expect(await holds({ pool: 'other' })).toBe(false)
+    expect(await holds({ scope: 'capacity' })).toBe(false)
+  })
+
+  it('are no request’s tokens, nor a request’s tokens one of them', async () => {
+    const pool = { pool: 'local', scope: 'records' } as const
+    expect(await verify(await signPoolToken(pool, privateKey, nowMs))).toBeNull()
+    const foreign = await signPoolToken(pool, foreignKey, nowMs)
+    const request = await signServiceToken(claims, privateKey, nowMs)
+    for (const token of [request, foreign, '']) {
+      expect(await verifyPoolToken(token, publicKey, { ...pool, nowMs })).toBe(false)
     }
   })
 })

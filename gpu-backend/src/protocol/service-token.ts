@@ -79,3 +79,48 @@ export async function verifyServiceToken(
     return null
   }
 }
+
+/** What the edge asks of a backend on its own behalf, for no tenant's request. */
+export type PoolScope = 'records' | 'capacity'
+
+const POOL_TOKEN_TYPE = 'sluice-pool-token'
+
+/** A token for the pool's own affairs. Its type and claims keep the two kinds apart. */
+export function signPoolToken(
+  claims: { readonly pool: string; readonly scope: PoolScope },
+  privateKey: CryptoKey,
+  nowMs: number,
+): Promise<string> {
+  const issuedAt = Math.floor(nowMs / 1000)
+  return new SignJWT({ scope: claims.scope })
+    .setProtectedHeader({ alg: ALGORITHM, typ: POOL_TOKEN_TYPE })
+    .setIssuer(ISSUER)
+    .setAudience(claims.pool)
+    .setIssuedAt(issuedAt)
+    .setExpirationTime(issuedAt + LIFETIME_SECONDS)
+    .sign(privateKey)
+}
+
+/** Whether the token is the edge's, for this pool and this purpose, and still good. */
+export async function verifyPoolToken(
+  token: string,
+  publicKey: CryptoKey,
+  expected: { readonly pool: string; readonly scope: PoolScope; readonly nowMs: number },
+): Promise<boolean> {
+  try {
+    const { payload } = await jwtVerify(token, publicKey, {
+      algorithms: [ALGORITHM],
+      typ: POOL_TOKEN_TYPE,
+      issuer: ISSUER,
+      audience: expected.pool,
+      currentDate: new Date(expected.nowMs),
+      clockTolerance: CLOCK_TOLERANCE_SECONDS,
+      requiredClaims: ['exp', 'iat', 'scope'],
+      maxTokenAge: LIFETIME_SECONDS,
+    })
+    return payload['scope'] === expected.scope
+  } catch {
+    // As above: whatever is wrong, the answer is no.
+    return false
+  }
+}

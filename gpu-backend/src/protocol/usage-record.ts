@@ -21,8 +21,12 @@ export const usageRecordSchema = z
     backendId: name,
     model: name,
     checkpointHash: name,
+    /** Of the prompt that was accepted. */
     promptTokens: count,
+    /** Of those, the ones that a prefix kept from before stood in for. */
     cachedTokens: count,
+    /** Of the prompt, tokens known to have run through the model. Absent in early records. */
+    prefilledTokens: count.optional(),
     /** Tokens generated, reasoning included. */
     completionTokens: count,
     reasoningTokens: count,
@@ -30,6 +34,8 @@ export const usageRecordSchema = z
     deliveredTokens: count,
     outcome: z.enum(['stop', 'length', 'tool_calls', 'cancelled', 'failed']),
     acceptedAtMs: unixMs,
+    /** When it left the queue; null: it never did. Absent in early records. */
+    startedAtMs: unixMs.nullable().optional(),
     firstTokenAtMs: unixMs.nullable(),
     finishedAtMs: unixMs,
   })
@@ -37,6 +43,14 @@ export const usageRecordSchema = z
     path: ['cachedTokens'],
     message: 'cachedTokens may not exceed promptTokens',
   })
+  .refine(
+    ({ prefilledTokens = 0, cachedTokens, promptTokens }) =>
+      prefilledTokens + cachedTokens <= promptTokens,
+    {
+      path: ['prefilledTokens'],
+      message: 'prefilledTokens and cachedTokens may not exceed promptTokens',
+    },
+  )
   .refine((record) => record.reasoningTokens <= record.completionTokens, {
     path: ['reasoningTokens'],
     message: 'reasoningTokens may not exceed completionTokens',
@@ -86,3 +100,34 @@ export const usageRecordAckSchema = z.object({
 })
 
 export type UsageRecordAck = z.infer<typeof usageRecordAckSchema>
+
+/** The most one call reads or acknowledges. */
+export const RECORDS_READ_MAX = 256
+
+/**
+ * `GET /v1/records?after=CURSOR&limit=N`: records not acknowledged yet, oldest first. A cursor is
+ * opaque; one of another spool (the disk was replaced) reads from the beginning.
+ */
+export const recordPageSchema = z.object({
+  records: z.array(z.object({ cursor: z.string(), requestId: name, jws: z.string() })),
+  /** Where to go on; equal to the one that was sent when nothing has come since. */
+  next: z.string(),
+})
+
+/** `POST /v1/records/ack`: the edge has these; unknown cursors are passed over. */
+export const recordAckSchema = z.object({
+  cursors: z.array(z.string().max(128)).min(1).max(RECORDS_READ_MAX),
+})
+
+/** `GET /v1/records/{requestId}`: what a backend knows of a request that was sent to it. */
+export const recordLookupSchema = z.discriminatedUnion('status', [
+  z.object({ status: z.literal('under_way') }),
+  z.object({ status: z.literal('recorded'), jws: z.string() }),
+  /** The edge has acknowledged its record already. */
+  z.object({ status: z.literal('acknowledged') }),
+  /** Never seen, or refused, or too long ago to remember: nothing will be recorded for it. */
+  z.object({ status: z.literal('unknown') }),
+])
+
+export type RecordPage = z.infer<typeof recordPageSchema>
+export type RecordLookup = z.infer<typeof recordLookupSchema>
