@@ -84,7 +84,16 @@ async function engineAlone(config: Config): Promise<() => Measured> {
     })
     const sampling = { temperature: 0, topP: 1, seed: 1 }
     id += 1
-    engine.submit({ id, prompt, outputTokensMax: BATCH1.tokens, sampling, topLogprobs: null })
+    engine.submit({
+      id,
+      prompt,
+      outputTokensMax: BATCH1.tokens,
+      sampling,
+      topLogprobs: null,
+      priority: 0,
+      deadlineMs: null,
+      cacheSalt: null,
+    })
     while (!engine.idle) engine.step()
     return { tokens: times.length - 1, ms: (times.at(-1) ?? 0) - (times[0] ?? 0) }
   }
@@ -152,7 +161,7 @@ class FreeEngine extends EventEmitter {
   async #generate(id: number): Promise<void> {
     const [token = 0] = tokensOf(' the')
     const event: EngineEvent = { kind: 'token', id, token, logprobs: null }
-    this.report({ kind: 'events', events: [{ kind: 'started', id }] })
+    this.report({ kind: 'events', events: [{ kind: 'started', id, cachedTokens: 0 }] })
     for (let i = 0; i < FLOOD.tokensEach; i++) {
       this.report({ kind: 'events', events: [event] })
       await new Promise((resolve) => setImmediate(resolve))

@@ -337,7 +337,7 @@ describe('on the way out', () => {
     await thread.next('generate')
     const [served] = connections
     if (served === undefined) throw new Error('connected')
-    thread.happen({ kind: 'started', id: 1 })
+    thread.happen({ kind: 'started', id: 1, cachedTokens: 0 })
     // With this many alternatives a token takes 22 KB: 18 MB in all, more than the kernel's buffers.
     const [token = 0] = tokensOf('x')
     const top = Array.from({ length: 500 }, () => ({ token, logprob: -1 }))

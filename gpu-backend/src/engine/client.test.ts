@@ -25,6 +25,9 @@ const wanted = {
   outputTokensMax: 3,
   sampling: { temperature: 0, topP: 1, seed: null },
   topLogprobs: null,
+  priority: 0,
+  deadlineMs: null,
+  cacheSalt: null,
 }
 
 const token = (id: number, value: number): EngineEvent => ({

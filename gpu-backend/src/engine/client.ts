@@ -3,6 +3,7 @@ import type {
   EngineCommand,
   EngineEvent,
   EngineReport,
+  EngineStats,
   GenerationRequest,
   LoadProgress,
 } from './protocol.ts'
@@ -44,6 +45,7 @@ export class EngineClient {
   readonly #onNote: (note: string) => void
   readonly #running = new Map<number, RunningGeneration>()
   #status: EngineStatus = { phase: 'loading', progress: null }
+  #stats: EngineStats | null = null
   #nextId = 1
 
   constructor(options: {
@@ -70,6 +72,11 @@ export class EngineClient {
 
   get status(): EngineStatus {
     return this.#status
+  }
+
+  /** The latest report of how the engine stands; null until it has done something. */
+  get stats(): EngineStats | null {
+    return this.#stats
   }
 
   /** Requests that are running or waiting. */
@@ -103,6 +110,9 @@ export class EngineClient {
         return
       case 'events':
         this.#deliver(report.events)
+        return
+      case 'stats':
+        this.#stats = report.stats
         return
       default:
         report satisfies never

@@ -78,6 +78,9 @@ const request = (
   outputTokensMax: 5,
   sampling: { temperature: 0, topP: 1, seed: null },
   topLogprobs: null,
+  priority: 0,
+  deadlineMs: null,
+  cacheSalt: null,
   ...changes,
 })
 

@@ -114,7 +114,7 @@ export class Engine {
         continue
       }
       this.#scheduler.admit(next.request.id)
-      this.#events.push({ kind: 'started', id: next.request.id })
+      this.#events.push({ kind: 'started', id: next.request.id, cachedTokens: 0 })
     }
   }
 

@@ -27,6 +27,15 @@ export interface GenerationRequest {
   readonly sampling: SamplingOptions
   /** How many alternatives to report with each token; null: no probabilities at all. */
   readonly topLogprobs: number | null
+  /** Higher goes first, and is preempted last; a lower one still gets its share. 0 is usual. */
+  readonly priority: number
+  /** Unix time by which the answer is wanted; null: whenever it comes. */
+  readonly deadlineMs: number | null
+  /**
+   * Prompts share what is cached of them only under the same salt, so that no tenant can tell from
+   * the time it takes what another one asked; null: this request shares with nobody.
+   */
+  readonly cacheSalt: string | null
 }
 
 export type EngineCommand =
@@ -36,15 +45,17 @@ export type EngineCommand =
 export type EndReason =
   /** The model ended its answer; its end token is the last one generated. */
   | 'stop'
-  /** The output limit or the context window was reached. */
+  /** The output limit, the context window or, with the answer begun, the deadline was reached. */
   | 'length'
+  /** The deadline passed, or could no longer be met, before the answer began. */
+  | 'expired'
   | 'cancelled'
   /** This request cannot be run; the engine itself is well. */
   | 'refused'
 
 export type EngineEvent =
-  /** The first part of the prompt is in the step that comes next. */
-  | { readonly kind: 'started'; readonly id: number }
+  /** The first part of the prompt is in the step that comes next; `cachedTokens` need no step. */
+  | { readonly kind: 'started'; readonly id: number; readonly cachedTokens: number }
   | {
       readonly kind: 'token'
       readonly id: number
@@ -59,6 +70,32 @@ export type EngineEvent =
       readonly generated: number
     }
 
+/** How the engine stands, and what it has done since it started. */
+export interface EngineStats {
+  /** Requests that hold a place in the model's cache, and requests that wait for one. */
+  readonly running: number
+  readonly waiting: number
+  /** Tokens that those who wait will feed before their next token. */
+  readonly waitingTokens: number
+  /** Room for new requests, what would be evicted for them included; in whole pages. */
+  readonly cacheTokensFree: number
+  readonly cacheTokensMax: number
+  /** Prompt tokens the model ran over; those of a preempted request count again. */
+  readonly promptTokensTotal: number
+  /** Prompt tokens that were found in the cache instead. */
+  readonly cachedTokensTotal: number
+  readonly generatedTokensTotal: number
+  readonly preemptionsTotal: number
+  /** Prompts looked up in the prefix cache, and those that found something. */
+  readonly prefixQueriesTotal: number
+  readonly prefixHitsTotal: number
+  /** Tokens guessed by the draft head, and those of them that the model agreed with. */
+  readonly draftedTokensTotal: number
+  readonly acceptedTokensTotal: number
+  readonly stepsTotal: number
+  readonly stepSecondsTotal: number
+}
+
 export interface LoadProgress {
   readonly phase: string
   readonly done: number
@@ -71,3 +108,5 @@ export type EngineReport =
   | { readonly kind: 'note'; readonly note: string }
   | { readonly kind: 'ready'; readonly device: string }
   | { readonly kind: 'events'; readonly events: readonly EngineEvent[] }
+  /** Now and then while there is work, and once when it has ended. */
+  | { readonly kind: 'stats'; readonly stats: EngineStats }

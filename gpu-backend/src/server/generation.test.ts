@@ -81,6 +81,9 @@ function setUp({ stops = [], stream = true, keepUsage }: SetUpOptions = {}) {
       outputTokensMax: 100,
       sampling: { temperature: 1, topP: 1, seed: null },
       topLogprobs: null,
+      priority: 0,
+      deadlineMs: null,
+      cacheSalt: null,
     },
     thinking: false,
     toolsAllowed: false,
@@ -139,7 +142,7 @@ describe('ActiveGeneration', () => {
   it('has the record on disk before the client sees the end', async () => {
     const { sink, kept, generation, running, tokens, finished } = setUp()
     const done = generation.run()
-    running.deliver({ kind: 'started', id: 1 })
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 0 })
     const count = tokens('Hello there')
     await vi.advanceTimersByTimeAsync(5)
     finished('length')
@@ -238,7 +241,7 @@ describe('ActiveGeneration', () => {
   it('sets a stream that has started no limit', async () => {
     const { cancel, generation, running, finished } = setUp()
     const done = generation.run()
-    running.deliver({ kind: 'started', id: 1 })
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 0 })
     await vi.advanceTimersByTimeAsync(3_600_000)
     expect(cancel).not.toHaveBeenCalled()
     finished('stop')
@@ -248,7 +251,7 @@ describe('ActiveGeneration', () => {
   it('ends an answer that is not streamed before clients time out, with length', async () => {
     const { sink, kept, cancel, generation, running, tokens, finished } = setUp({ stream: false })
     const done = generation.run()
-    running.deliver({ kind: 'started', id: 1 })
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 0 })
     const count = tokens('so far')
     await vi.advanceTimersByTimeAsync(590_000)
     expect(cancel).toHaveBeenCalledTimes(1)

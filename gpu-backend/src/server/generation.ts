@@ -158,6 +158,8 @@ export class ActiveGeneration {
       case 'stop':
       case 'length':
         return { kind: 'finished', reason: event.reason }
+      case 'expired':
+        return { kind: 'failed', error: new ApiError('timeout', 'The deadline has passed.') }
       case 'refused':
         return { kind: 'failed', error: overloaded('This request does not fit the cache.') }
       case 'cancelled':
