@@ -1,5 +1,5 @@
 import type { DeviceFormats } from '../device.ts'
-import type { LinearWeight, Tensor } from '../tensor.ts'
+import type { Tensor } from '../tensor.ts'
 
 // What an op asks of a GPU: kernels by name, in order, with their arguments. Each op's folder has a
 // `cuda.ts` that works this out from the op's arguments; `kernels/cuda/launchers.ts` lists them. A
@@ -53,8 +53,11 @@ export interface LaunchTarget {
    * gives the same room, another name other room.
    */
   scratch(name: string, bytes: number): DevicePointer
-  /** Whether `prepare` laid this weight out anew. */
-  isPrepared(weight: LinearWeight): boolean
+  /**
+   * `count` 32-bit counters that are zero when a launch finds them: zero at first, and every launch
+   * that counts with them leaves them so. The last block to arrive finishes what all have begun.
+   */
+  counters(count: number): DevicePointer
 }
 
 /** An op's launches for these arguments. Nothing is launched if it throws. */
