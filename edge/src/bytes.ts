@@ -5,7 +5,12 @@ export type RandomBytes = (lengthBytes: number) => Uint8Array
 
 /** `length` random letters of `a-z2-7`, five bits each. */
 export function randomLetters(length: number, randomBytes: RandomBytes): string {
-  return Array.from(randomBytes(length), (byte) => LETTERS.charAt(byte % LETTERS.length)).join('')
+  return lettersOf(randomBytes(length))
+}
+
+/** One letter a byte, of five of its bits. */
+export function lettersOf(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => LETTERS.charAt(byte % LETTERS.length)).join('')
 }
 
 export function toHex(bytes: Uint8Array): string {

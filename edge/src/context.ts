@@ -1,6 +1,7 @@
 import type { Context } from 'hono'
 import type { RandomBytes } from './bytes.ts'
 import type { Env, Settings } from './env.ts'
+import type { Access } from './keys/access.ts'
 import type { RequestTrace } from './request-trace.ts'
 
 /** Everything the edge takes from outside itself. */
@@ -20,6 +21,7 @@ export interface AppDeps {
 export interface Caller {
   readonly tenantId: string
   readonly keyId: string
+  readonly access: Access
 }
 
 export interface AppEnv {

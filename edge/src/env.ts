@@ -1,6 +1,8 @@
 import type { CryptoKey } from 'jose'
 import { importPrivateKey, importPublicKey } from '#protocol/keys.ts'
 import { z } from 'zod'
+import type { IdentityIssuer } from './keys/identity-tokens.ts'
+import { isTenantId } from './keys/api-key.ts'
 import type { Directory } from './objects/directory/directory.ts'
 import type { Tenant } from './objects/tenant/tenant.ts'
 
@@ -14,6 +16,8 @@ export interface Env {
   readonly EDGE_SIGNING_KEY?: string
   /** Secret. What the admin API asks for. */
   readonly ADMIN_TOKEN?: string
+  /** JSON: `[{issuer, audience, jwksUrl, algorithm, tenant | tenantClaim}]`; none without it. */
+  readonly OIDC_ISSUERS?: string
   readonly MAX_BODY_BYTES?: string
   readonly BACKEND_HEADERS_TIMEOUT_MS?: string
 }
@@ -34,6 +38,7 @@ export interface Settings {
   readonly pools: readonly Pool[]
   readonly signingKey: CryptoKey
   readonly adminToken: string
+  readonly identityIssuers: readonly IdentityIssuer[]
   readonly bodyBytesMax: number
   readonly backendHeadersTimeoutMs: number
 }
@@ -69,6 +74,24 @@ const poolsSchema = z
     error: 'names a pool twice',
   })
 
+/** Signatures that one party makes and another checks; a shared secret is none. */
+const TOKEN_ALGORITHMS = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'] as const
+
+const issuersSchema = z.array(
+  z
+    .object({
+      issuer: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+      audience: z.string().min(1),
+      jwksUrl: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+      algorithm: z.enum(TOKEN_ALGORITHMS),
+      tenant: z.string().refine(isTenantId, "must be a tenant's id").optional(),
+      tenantClaim: z.string().min(1).optional(),
+    })
+    .refine((entry) => (entry.tenant === undefined) !== (entry.tenantClaim === undefined), {
+      error: "needs one of 'tenant' and 'tenantClaim'",
+    }),
+)
+
 /** The Worker's variables as checked settings. Throws `SettingsError` naming the first bad one. */
 export async function parseEnv(env: Env): Promise<Settings> {
   const adminToken = required(env, 'ADMIN_TOKEN')
@@ -79,6 +102,7 @@ export async function parseEnv(env: Env): Promise<Settings> {
     pools: await parsePools(required(env, 'POOLS')),
     signingKey: await parseSigningKey(required(env, 'EDGE_SIGNING_KEY')),
     adminToken,
+    identityIssuers: parseIssuers(env.OIDC_ISSUERS),
     bodyBytesMax: wholeNumber(env, 'MAX_BODY_BYTES', BODY_BYTES_DEFAULT),
     backendHeadersTimeoutMs: wholeNumber(
       env,
@@ -116,6 +140,17 @@ async function parsePools(text: string): Promise<readonly Pool[]> {
       ),
     })),
   )
+}
+
+function parseIssuers(text: string | undefined): readonly IdentityIssuer[] {
+  if (text === undefined || text === '') return []
+  const result = issuersSchema.safeParse(parseJson('OIDC_ISSUERS', text))
+  if (!result.success) throw new SettingsError('OIDC_ISSUERS', describeIssue(result.error))
+  return result.data.map(({ tenant, tenantClaim, ...rest }) => ({
+    ...rest,
+    tenantId: tenant ?? null,
+    tenantClaim: tenantClaim ?? '',
+  }))
 }
 
 async function parseSigningKey(text: string): Promise<CryptoKey> {

@@ -16,7 +16,10 @@ export function overloaded(message: string, random: () => number): ApiError {
  * What a Durable Object answered, or a 503 when it could not be asked. Never a refusal: a key that
  * cannot be looked up is not a wrong key.
  */
-export async function reachObject<T>(answer: Promise<T>, deps: AppDeps): Promise<T> {
+export async function reachObject<P extends PromiseLike<unknown>>(
+  answer: P,
+  deps: AppDeps,
+): Promise<Awaited<P>> {
   try {
     return await answer
   } catch (cause) {

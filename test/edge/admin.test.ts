@@ -36,8 +36,13 @@ describe('happy', () => {
           key_id: key.key_id,
           name: 'laptop',
           last_four: key.key.slice(-4),
+          project: 'default',
+          models: null,
+          routes: null,
           created_at: NOON_SECONDS,
+          expires_at: null,
           revoked_at: null,
+          last_used_at: null,
         },
       ],
     })

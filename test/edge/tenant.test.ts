@@ -2,7 +2,7 @@ import { abortAllDurableObjects, evictDurableObject, runInDurableObject } from '
 import { env } from 'cloudflare:workers'
 import { describe, expect, it } from 'vitest'
 import { hashSecret, newApiKey, newTenantId } from '../../edge/src/keys/api-key.ts'
-import { KEYS_MAX } from '../../edge/src/objects/tenant/tenant.ts'
+import { KEYS_MAX } from '../../edge/src/objects/tenant/keys-table.ts'
 import type { Tenant } from '../../edge/src/objects/tenant/tenant.ts'
 import { NOON_MS } from './edge-app.ts'
 import { usageRecord } from './usage-records-of.ts'
@@ -16,6 +16,26 @@ function randomBytes(lengthBytes: number): Uint8Array {
 
 function stubOf(tenantId: string): DurableObjectStub<Tenant> {
   return env.TENANT.get(env.TENANT.idFromName(tenantId))
+}
+
+const EVERYTHING = { projectId: 'default', models: null, routes: null }
+
+/** What a key is made of, apart from what a test cares about. */
+const ANY_KEY = {
+  name: '',
+  secretHash: new Uint8Array(32),
+  lastFour: '',
+  access: EVERYTHING,
+  createdAtMs: NOON_MS,
+  expiresAtMs: null,
+}
+
+async function statusOf(
+  stub: DurableObjectStub<Tenant>,
+  keyId: string,
+  secretHash: Uint8Array,
+): Promise<string> {
+  return (await stub.verifyKey(keyId, secretHash, NOON_MS)).status
 }
 
 interface Fixture {
@@ -33,7 +53,7 @@ async function makeTenant(): Promise<Fixture> {
   const stub = stubOf(tenantId)
   await stub.createTenant({ tenantId, name: 'Ada', createdAtMs: NOON_MS })
   const { keyId } = key
-  const created = { keyId, name: 'laptop', secretHash, lastFour: 'wxyz', createdAtMs: NOON_MS }
+  const created = { ...ANY_KEY, keyId, name: 'laptop', secretHash, lastFour: 'wxyz' }
   expect(await stub.createKey(created)).toBe('created')
   return { tenantId, keyId, secretHash, stub: () => stubOf(tenantId) }
 }
@@ -43,16 +63,16 @@ describe('keys', () => {
     const { keyId, secretHash, stub } = await makeTenant()
     const other = await hashSecret('another secret')
 
-    expect(await stub().verifyKey(keyId, secretHash)).toBe('valid')
-    expect(await stub().verifyKey(keyId, other)).toBe('unknown')
-    expect(await stub().verifyKey(`${keyId.slice(0, -1)}2`, secretHash)).toBe('unknown')
-    expect(await stub().verifyKey(keyId, new Uint8Array(32))).toBe('unknown')
-    expect(await stub().verifyKey(keyId, new Uint8Array(0))).toBe('unknown')
+    expect(await statusOf(stub(), keyId, secretHash)).toBe('valid')
+    expect(await statusOf(stub(), keyId, other)).toBe('unknown')
+    expect(await statusOf(stub(), `${keyId.slice(0, -1)}2`, secretHash)).toBe('unknown')
+    expect(await statusOf(stub(), keyId, new Uint8Array(32))).toBe('unknown')
+    expect(await statusOf(stub(), keyId, new Uint8Array(0))).toBe('unknown')
   })
 
   it('refuses the all-zero hash that stands in for a key which does not exist', async () => {
     const { stub } = await makeTenant()
-    expect(await stub().verifyKey('aaaaaaaaaaaaaaaabbbbbbbb', new Uint8Array(32))).toBe('unknown')
+    expect(await statusOf(stub(), 'aaaaaaaaaaaaaaaabbbbbbbb', new Uint8Array(32))).toBe('unknown')
   })
 
   it('keeps a key revoked from the first time on, across eviction', async () => {
@@ -61,14 +81,17 @@ describe('keys', () => {
     expect(await stub().revokeKey(keyId, NOON_MS + 1)).toBe(NOON_MS + 1)
     await evictDurableObject(stub())
     expect(await stub().revokeKey(keyId, NOON_MS + 2)).toBe(NOON_MS + 1)
-    expect(await stub().verifyKey(keyId, secretHash)).toBe('revoked')
+    expect(await statusOf(stub(), keyId, secretHash)).toBe('revoked')
     expect(await stub().listKeys()).toEqual([
       {
         keyId,
         name: 'laptop',
         lastFour: 'wxyz',
+        access: EVERYTHING,
         createdAtMs: NOON_MS,
+        expiresAtMs: null,
         revokedAtMs: NOON_MS + 1,
+        lastUsedAtMs: null,
       },
     ])
   })
@@ -76,7 +99,7 @@ describe('keys', () => {
   it('calls a revoked key with the wrong secret unknown, like any other wrong guess', async () => {
     const { keyId, stub } = await makeTenant()
     await stub().revokeKey(keyId, NOON_MS)
-    expect(await stub().verifyKey(keyId, await hashSecret('guess'))).toBe('unknown')
+    expect(await statusOf(stub(), keyId, await hashSecret('guess'))).toBe('unknown')
   })
 
   it('finds no key to revoke where there is none', async () => {
@@ -87,11 +110,10 @@ describe('keys', () => {
   it('makes neither a tenant nor a key twice', async () => {
     const { tenantId, keyId, secretHash, stub } = await makeTenant()
     const tenant = { tenantId, name: 'Eve', createdAtMs: NOON_MS }
-    const other = { keyId, name: 'again', secretHash: new Uint8Array(32), lastFour: 'aaaa' }
 
     expect(await stub().createTenant(tenant)).toBe('exists')
-    expect(await stub().createKey({ ...other, createdAtMs: NOON_MS })).toBe('exists')
-    expect(await stub().verifyKey(keyId, secretHash)).toBe('valid')
+    expect(await stub().createKey({ ...ANY_KEY, keyId, name: 'again' })).toBe('exists')
+    expect(await statusOf(stub(), keyId, secretHash)).toBe('valid')
   })
 
   it('stops at its ceiling of keys', async () => {
@@ -99,23 +121,20 @@ describe('keys', () => {
     await runInDurableObject(stub(), async (instance: Tenant) => {
       for (let made = 1; made < KEYS_MAX; made += 1) {
         const { keyId } = newApiKey(tenantId, randomBytes)
-        const secretHash = new Uint8Array(32)
-        instance.createKey({ keyId, name: '', secretHash, lastFour: '', createdAtMs: NOON_MS })
+        instance.createKey({ ...ANY_KEY, keyId })
       }
     })
     const { keyId } = newApiKey(tenantId, randomBytes)
-    const extra = { keyId, name: '', lastFour: '', createdAtMs: NOON_MS }
-    const status = await stub().createKey({ ...extra, secretHash: new Uint8Array(32) })
-    expect(status).toBe('too_many_keys')
+    expect(await stub().createKey({ ...ANY_KEY, keyId })).toBe('too_many_keys')
   })
 
   it('answers for a tenant that was never made, and stores nothing', async () => {
     const tenantId = newTenantId(randomBytes)
-    const key = { keyId: `${tenantId}bbbbbbbb`, name: '', lastFour: '', createdAtMs: NOON_MS }
+    const key = { ...ANY_KEY, keyId: `${tenantId}bbbbbbbb` }
     const stub = stubOf(tenantId)
 
-    expect(await stub.verifyKey(key.keyId, new Uint8Array(32))).toBe('unknown')
-    expect(await stub.createKey({ ...key, secretHash: new Uint8Array(32) })).toBe('tenant_unknown')
+    expect(await statusOf(stub, key.keyId, new Uint8Array(32))).toBe('unknown')
+    expect(await stub.createKey(key)).toBe('tenant_unknown')
     expect(await stub.revokeKey(key.keyId, NOON_MS)).toBeNull()
     expect(await stub.listKeys()).toBeNull()
     expect(await stub.usage(ALL)).toBeNull()

@@ -1,29 +1,40 @@
 import { describe, expect, it } from 'vitest'
 import { VerifiedKeys } from './verified-keys.ts'
 
+function asked(askedAtMs: number, untilMs: number | null = null) {
+  return { askedAtMs, untilMs }
+}
+
 describe('VerifiedKeys', () => {
   it('remembers an acceptance until its time is up, counted from the question', () => {
-    const verified = new VerifiedKeys({ keysMax: 10, ttlMs: 1_500 })
-    verified.add('a', 1_000)
-    expect(verified.has('a', 1_000)).toBe(true)
-    expect(verified.has('a', 2_499)).toBe(true)
-    expect(verified.has('a', 2_500)).toBe(false)
+    const verified = new VerifiedKeys<string>({ keysMax: 10, ttlMs: 1_500 })
+    verified.add('a', 'Ada', asked(1_000))
+    expect(verified.get('a', 1_000)).toBe('Ada')
+    expect(verified.get('a', 2_499)).toBe('Ada')
+    expect(verified.get('a', 2_500)).toBeNull()
     expect(verified.size).toBe(0)
   })
 
+  it('forgets a credential when it expires, if that is sooner', () => {
+    const verified = new VerifiedKeys<string>({ keysMax: 10, ttlMs: 1_500 })
+    verified.add('a', 'Ada', asked(1_000, 1_200))
+    expect(verified.get('a', 1_199)).toBe('Ada')
+    expect(verified.get('a', 1_200)).toBeNull()
+  })
+
   it('knows only what it was told', () => {
-    const verified = new VerifiedKeys({ keysMax: 10, ttlMs: 1_500 })
-    verified.add('a', 0)
-    expect(verified.has('b', 0)).toBe(false)
+    const verified = new VerifiedKeys<string>({ keysMax: 10, ttlMs: 1_500 })
+    verified.add('a', 'Ada', asked(0))
+    expect(verified.get('b', 0)).toBeNull()
   })
 
   it('forgets the oldest when it is full; asking again makes a key young', () => {
-    const verified = new VerifiedKeys({ keysMax: 2, ttlMs: 1_500 })
-    verified.add('a', 0)
-    verified.add('b', 0)
-    verified.add('a', 1)
-    verified.add('c', 2)
+    const verified = new VerifiedKeys<string>({ keysMax: 2, ttlMs: 1_500 })
+    verified.add('a', 'Ada', asked(0))
+    verified.add('b', 'Bob', asked(0))
+    verified.add('a', 'Ada', asked(1))
+    verified.add('c', 'Cy', asked(2))
     expect(verified.size).toBe(2)
-    expect(['a', 'b', 'c'].map((key) => verified.has(key, 2))).toEqual([true, false, true])
+    expect(['a', 'b', 'c'].map((key) => verified.get(key, 2))).toEqual(['Ada', null, 'Cy'])
   })
 })

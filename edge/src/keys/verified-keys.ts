@@ -3,41 +3,54 @@ export interface VerifiedKeysOptions {
   readonly ttlMs: number
 }
 
+interface Acceptance<T> {
+  readonly caller: T
+  readonly lapsesAtMs: number
+}
+
 /**
- * Keys this isolate has lately seen its tenant's object accept, so that a busy key does not ask on
- * every request. Only acceptances are kept: a refusal must never outlive the making of a key. An
+ * Keys this isolate has lately seen accepted, with whose they are, so that a busy key does not ask
+ * on every request. Only acceptances are kept: a refusal must never outlive the making of a key. An
  * acceptance lapses after `ttlMs`, counted from before the question was asked, which bounds how
  * long a revoked key goes on working.
  */
-export class VerifiedKeys {
+export class VerifiedKeys<T> {
   readonly #keysMax: number
   readonly #ttlMs: number
-  /** Fingerprint of a key → when its acceptance lapses, in the order of insertion. */
-  readonly #lapsesAtMs = new Map<string, number>()
+  /** By fingerprint of the key, in the order of insertion. */
+  readonly #acceptances = new Map<string, Acceptance<T>>()
 
   constructor(options: VerifiedKeysOptions) {
     this.#keysMax = options.keysMax
     this.#ttlMs = options.ttlMs
   }
 
-  has(fingerprint: string, nowMs: number): boolean {
-    const lapsesAtMs = this.#lapsesAtMs.get(fingerprint)
-    if (lapsesAtMs === undefined) return false
-    if (nowMs < lapsesAtMs) return true
-    this.#lapsesAtMs.delete(fingerprint)
-    return false
+  get(fingerprint: string, nowMs: number): T | null {
+    const acceptance = this.#acceptances.get(fingerprint)
+    if (acceptance === undefined) return null
+    if (nowMs < acceptance.lapsesAtMs) return acceptance.caller
+    this.#acceptances.delete(fingerprint)
+    return null
   }
 
-  /** `askedAtMs` is when the question was put to the tenant's object, not when it was answered. */
-  add(fingerprint: string, askedAtMs: number): void {
-    this.#lapsesAtMs.delete(fingerprint)
-    this.#lapsesAtMs.set(fingerprint, askedAtMs + this.#ttlMs)
-    if (this.#lapsesAtMs.size <= this.#keysMax) return
-    const [oldest] = this.#lapsesAtMs.keys()
-    if (oldest !== undefined) this.#lapsesAtMs.delete(oldest)
+  /**
+   * `askedAtMs` is when the question was put, not when it was answered; `untilMs`, where the
+   * credential itself ends, may lapse it sooner.
+   */
+  add(
+    fingerprint: string,
+    caller: T,
+    { askedAtMs, untilMs }: { readonly askedAtMs: number; readonly untilMs: number | null },
+  ): void {
+    this.#acceptances.delete(fingerprint)
+    const lapsesAtMs = Math.min(askedAtMs + this.#ttlMs, untilMs ?? Number.POSITIVE_INFINITY)
+    this.#acceptances.set(fingerprint, { caller, lapsesAtMs })
+    if (this.#acceptances.size <= this.#keysMax) return
+    const [oldest] = this.#acceptances.keys()
+    if (oldest !== undefined) this.#acceptances.delete(oldest)
   }
 
   get size(): number {
-    return this.#lapsesAtMs.size
+    return this.#acceptances.size
   }
 }

@@ -6,6 +6,8 @@ import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { logFailure, refuseMethod } from '../failures.ts'
+import { mayUseModel } from '../keys/access.ts'
+import { requireScope } from '../middleware/authenticate.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
 import { callBackend } from '../upstream/backend.ts'
 import { translateRefusal } from '../upstream/backend-error.ts'
@@ -51,7 +53,7 @@ const BROKEN_STREAM = `\n\n${errorEvent(
 export function chatCompletions(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
   for (const path of PATHS) {
-    routes.post(path, (c) => complete(c, deps))
+    routes.post(path, requireScope('chat'), (c) => complete(c, deps))
     routes.all(path, refuseMethod('POST'))
   }
   return routes
@@ -64,6 +66,9 @@ async function complete(c: AppContext, deps: AppDeps): Promise<Response> {
   const request = parseChatRequest(parseJsonBytes(body))
   const pool = choosePool(settings.pools, request.model, deps.random)
   trace.model = request.model
+  if (!mayUseModel(c.get('caller').access, request.model)) {
+    throw new ApiError('permission_denied', 'This key may not use this model.', { param: 'model' })
+  }
 
   const calledAtMs = deps.now()
   const { signal } = c.req.raw

@@ -3,18 +3,19 @@ import { ApiError } from '#protocol/errors.ts'
 import type { ModelEntry, ModelList } from '#protocol/models.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import { overloaded, refuseMethod } from '../failures.ts'
+import { requireScope } from '../middleware/authenticate.ts'
 import { ModelLists } from '../upstream/model-lists.ts'
 
 export function models(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
   const lists = new ModelLists(deps)
   for (const path of ['/models', '/v1/models']) {
-    routes.get(path, async (c) => {
+    routes.get(path, requireScope('models'), async (c) => {
       const data = await listModels(c, lists)
       if (data.length === 0) throw unavailable(deps)
       return c.json({ object: 'list', data } satisfies ModelList)
     })
-    routes.get(`${path}/:id`, async (c) => {
+    routes.get(`${path}/:id`, requireScope('models'), async (c) => {
       const id = c.req.param('id')
       const entry = (await listModels(c, lists)).find((model) => model.id === id)
       if (entry !== undefined) return c.json(entry)

@@ -2,6 +2,7 @@ import { Hono } from 'hono'
 import { ApiError } from '#protocol/errors.ts'
 import type { AppDeps, AppEnv } from '../context.ts'
 import { reachObject, refuseMethod } from '../failures.ts'
+import { requireScope } from '../middleware/authenticate.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { parseUsageQuery, viewUsage } from '../usage-view.ts'
 
@@ -9,7 +10,7 @@ import { parseUsageQuery, viewUsage } from '../usage-view.ts'
 export function usage(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
   for (const path of ['/usage', '/v1/usage']) {
-    routes.get(path, async (c) => {
+    routes.get(path, requireScope('usage'), async (c) => {
       const query = parseUsageQuery(new URL(c.req.url).searchParams, deps.now())
       const tenant = tenantObject(c.env, c.get('caller').tenantId)
       const report = await reachObject(tenant.usage(query), deps)

@@ -24,9 +24,10 @@ export async function callBackend(
   settings: Settings,
   deps: AppDeps,
 ): Promise<Response> {
-  const { pool, requestId, caller, body } = call
+  const { pool, requestId, body } = call
+  const { tenantId, keyId } = call.caller
   const token = await signServiceToken(
-    { pool: pool.id, requestId, ...caller },
+    { pool: pool.id, requestId, tenantId, keyId },
     settings.signingKey,
     deps.now(),
   )

@@ -40,4 +40,20 @@ export const TENANT_MIGRATIONS: readonly Migration[] = [
      reasoning_tokens INTEGER NOT NULL,
      PRIMARY KEY (day, key_id, model)
    ) STRICT, WITHOUT ROWID;`,
+
+  `CREATE TABLE projects (
+     project_id TEXT PRIMARY KEY,
+     name TEXT NOT NULL,
+     created_at_ms INTEGER NOT NULL
+   ) STRICT, WITHOUT ROWID;
+
+   -- Of an issuer's identity the row holds no secret: its hash is never compared.
+   ALTER TABLE keys ADD COLUMN kind TEXT NOT NULL DEFAULT 'secret'
+     CHECK (kind IN ('secret', 'identity'));
+   ALTER TABLE keys ADD COLUMN project_id TEXT NOT NULL DEFAULT 'default';
+   -- JSON lists; NULL allows everything.
+   ALTER TABLE keys ADD COLUMN models TEXT;
+   ALTER TABLE keys ADD COLUMN routes TEXT;
+   ALTER TABLE keys ADD COLUMN expires_at_ms INTEGER;
+   ALTER TABLE keys ADD COLUMN last_used_at_ms INTEGER;`,
 ]

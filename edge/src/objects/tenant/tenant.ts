@@ -1,22 +1,23 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { UsageRecord } from '#protocol/usage-record.ts'
-import { equalInConstantTime } from '../../bytes.ts'
 import { hasSchema, migrate } from '../migrations.ts'
+import { KeysTable } from './keys-table.ts'
+import type {
+  CreateKeyStatus,
+  CreateProjectStatus,
+  KeySummary,
+  NewIdentity,
+  NewKey,
+  NewProject,
+  RotateStatus,
+  Rotation,
+  VerifiedKey,
+} from './keys-table.ts'
 import { TENANT_MIGRATIONS } from './schema.ts'
 import { canonicalRecord, rowOf } from './usage.ts'
 import type { UsageCounts, UsageQuery, UsageReport, UsageRow } from './usage.ts'
 
-/** Revoked ones included, since their rows stay. */
-export const KEYS_MAX = 1000
 const USAGE_ROWS_MAX = 10_000
-
-export interface KeySummary {
-  readonly keyId: string
-  readonly name: string
-  readonly lastFour: string
-  readonly createdAtMs: number
-  readonly revokedAtMs: number | null
-}
 
 export interface NewTenant {
   readonly tenantId: string
@@ -24,29 +25,8 @@ export interface NewTenant {
   readonly createdAtMs: number
 }
 
-export interface NewKey {
-  readonly keyId: string
-  readonly name: string
-  readonly secretHash: Uint8Array
-  readonly lastFour: string
-  readonly createdAtMs: number
-}
-
 export type CreateTenantStatus = 'created' | 'exists'
-export type CreateKeyStatus = 'created' | 'exists' | 'tenant_unknown' | 'too_many_keys'
-export type VerifyKeyStatus = 'valid' | 'unknown' | 'revoked'
 export type ApplyStatus = 'applied' | 'exists' | 'parked' | 'conflict'
-
-/** Compared against when there is no such key, so that a miss takes the steps of a hit. */
-const NO_HASH = new Uint8Array(32)
-
-interface KeyRow extends Record<string, SqlStorageValue> {
-  readonly key_id: string
-  readonly name: string
-  readonly last_four: string
-  readonly created_at_ms: number
-  readonly revoked_at_ms: number | null
-}
 
 interface CountColumns extends Record<string, SqlStorageValue> {
   readonly requests: number
@@ -70,6 +50,7 @@ interface UsageColumns extends CountColumns {
 export class Tenant extends DurableObject {
   readonly #storage = this.ctx.storage
   readonly #sql = this.ctx.storage.sql
+  readonly #keys = new KeysTable(this.#sql)
   #ready = false
 
   constructor(ctx: DurableObjectState, env: Cloudflare.Env) {
@@ -93,73 +74,48 @@ export class Tenant extends DurableObject {
     })
   }
 
-  createKey(key: NewKey): CreateKeyStatus {
-    return this.#storage.transactionSync(() => {
-      if (!this.#exists()) return 'tenant_unknown'
-      const { count } = this.#sql
-        .exec<{ count: number }>('SELECT count(*) AS count FROM keys')
-        .one()
-      if (count >= KEYS_MAX) return 'too_many_keys'
-      const inserted = this.#sql.exec(
-        `INSERT INTO keys (key_id, name, secret_hash, last_four, created_at_ms)
-         VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING key_id`,
-        key.keyId,
-        key.name,
-        key.secretHash,
-        key.lastFour,
-        key.createdAtMs,
-      )
-      return inserted.toArray().length === 1 ? 'created' : 'exists'
-    })
+  createKey(key: NewKey): CreateKeyStatus | 'tenant_unknown' {
+    return this.#storage.transactionSync(() =>
+      this.#exists() ? this.#keys.create(key) : 'tenant_unknown',
+    )
+  }
+
+  rotateKey(rotation: Rotation): RotateStatus {
+    return this.#storage.transactionSync(() =>
+      this.#exists() ? this.#keys.rotate(rotation) : 'key_unknown',
+    )
   }
 
   /** When the key was revoked, now or earlier; null when there is no such key. */
   revokeKey(keyId: string, nowMs: number): number | null {
-    return this.#storage.transactionSync(() => {
-      if (!this.#exists()) return null
-      const [row] = this.#sql
-        .exec<{ revoked_at_ms: number }>(
-          `UPDATE keys SET revoked_at_ms = coalesce(revoked_at_ms, ?) WHERE key_id = ?
-           RETURNING revoked_at_ms`,
-          nowMs,
-          keyId,
-        )
-        .toArray()
-      return row?.revoked_at_ms ?? null
-    })
+    return this.#storage.transactionSync(() =>
+      this.#exists() ? this.#keys.revoke(keyId, nowMs) : null,
+    )
   }
 
   /** All keys in the order they were made; null when there is no such tenant. */
   listKeys(): KeySummary[] | null {
-    if (!this.#exists()) return null
-    return this.#sql
-      .exec<KeyRow>(
-        `SELECT key_id, name, last_four, created_at_ms, revoked_at_ms FROM keys
-         ORDER BY created_at_ms, key_id`,
-      )
-      .toArray()
-      .map((row) => ({
-        keyId: row.key_id,
-        name: row.name,
-        lastFour: row.last_four,
-        createdAtMs: row.created_at_ms,
-        revokedAtMs: row.revoked_at_ms,
-      }))
+    return this.#exists() ? this.#keys.list() : null
   }
 
-  verifyKey(keyId: string, secretHash: Uint8Array): VerifyKeyStatus {
-    const [row] = this.#exists()
-      ? this.#sql
-          .exec<{ secret_hash: ArrayBuffer; revoked_at_ms: number | null }>(
-            'SELECT secret_hash, revoked_at_ms FROM keys WHERE key_id = ?',
-            keyId,
-          )
-          .toArray()
-      : []
-    const stored = row === undefined ? NO_HASH : new Uint8Array(row.secret_hash)
-    const matches = equalInConstantTime(stored, secretHash)
-    if (row === undefined || !matches) return 'unknown'
-    return row.revoked_at_ms === null ? 'valid' : 'revoked'
+  verifyKey(keyId: string, secretHash: Uint8Array, nowMs: number): VerifiedKey {
+    if (!this.#exists()) return { status: 'unknown' }
+    return this.#storage.transactionSync(() => this.#keys.verify(keyId, secretHash, nowMs))
+  }
+
+  verifyIdentity(identity: NewIdentity, nowMs: number): VerifiedKey {
+    if (!this.#exists()) return { status: 'unknown' }
+    return this.#storage.transactionSync(() => this.#keys.verifyIdentity(identity, nowMs))
+  }
+
+  createProject(project: NewProject): CreateProjectStatus | 'tenant_unknown' {
+    return this.#storage.transactionSync(() =>
+      this.#exists() ? this.#keys.createProject(project) : 'tenant_unknown',
+    )
+  }
+
+  listProjects(): NewProject[] | null {
+    return this.#exists() ? this.#keys.listProjects() : null
   }
 
   /**
@@ -218,7 +174,7 @@ export class Tenant extends DurableObject {
 
   #applyUsageRecord(record: UsageRecord, nowMs: number): ApplyStatus {
     const text = canonicalRecord(record)
-    const known = this.#exists() && this.#hasKey(record.keyId)
+    const known = this.#exists() && this.#keys.has(record.keyId)
     const inserted = this.#sql.exec(
       `INSERT INTO usage_records (request_id, record, parked, received_at_ms) VALUES (?, ?, ?, ?)
        ON CONFLICT DO NOTHING RETURNING request_id`,
@@ -238,10 +194,6 @@ export class Tenant extends DurableObject {
       .exec<{ record: string }>('SELECT record FROM usage_records WHERE request_id = ?', requestId)
       .one()
     return stored.record === text ? 'exists' : 'conflict'
-  }
-
-  #hasKey(keyId: string): boolean {
-    return this.#sql.exec('SELECT 1 FROM keys WHERE key_id = ?', keyId).toArray().length === 1
   }
 
   #countParked(): number {
