@@ -2,7 +2,6 @@ import { CpuDevice, type CpuOptions } from '../../gpu-backend/src/device/cpu.ts'
 import type { Device, DeviceName } from '../../gpu-backend/src/device/device.ts'
 import { listDevices, openDevice } from '../../gpu-backend/src/device/open.ts'
 import { nativeForTests } from '../../gpu-backend/src/kernels/native/testing/native-addon.ts'
-import type { OpName } from '../../gpu-backend/src/kernels/registry.ts'
 import { Bfloat16Device } from '../../gpu-backend/src/kernels/testing/bfloat16-device.ts'
 import {
   doubleSums,
@@ -21,8 +20,6 @@ export interface DeviceUnderTest {
   readonly numerics: Numerics
   /** Toy cases only: for variants of a device whose real sizes are covered by another. */
   readonly toyOnly: boolean
-  /** Ops that refuse some of their cases, and which: printed, counted, and gone when they no longer do. */
-  readonly refuses: Partial<Readonly<Record<OpName, string>>>
   readonly device: { readonly open: () => Promise<Device> } | { readonly missing: string }
 }
 
@@ -35,7 +32,6 @@ export const devicesUnderTest: readonly DeviceUnderTest[] = [
     name: 'reference',
     numerics: doubleSums,
     toyOnly: false,
-    refuses: {},
     device: { open: () => openDevice('reference') },
   },
   {
@@ -43,7 +39,6 @@ export const devicesUnderTest: readonly DeviceUnderTest[] = [
     name: 'reference',
     numerics: doubleSums,
     toyOnly: true,
-    refuses: {},
     device: { open: async () => new Bfloat16Device(await openDevice('reference')) },
   },
   cpu('cpu exact', { numerics: 'exact' }),
@@ -57,7 +52,6 @@ export const devicesUnderTest: readonly DeviceUnderTest[] = [
     name: 'cuda',
     numerics: singleSums,
     toyOnly: false,
-    refuses: {},
     device: { missing: reasonFor('cuda') },
   },
 ]
@@ -68,7 +62,6 @@ function cpu(label: string, options: CpuOptions): DeviceUnderTest {
     name: 'cpu',
     numerics: options.numerics === 'fast' ? narrowInputs : singleSums,
     toyOnly: options.isa !== undefined,
-    refuses: { 'grouped-linear': 'a prepared weight whose groups are no whole panels of 16 rows' },
     device:
       'addon' in native
         ? { open: () => Promise.resolve(new CpuDevice(native.addon, { threads: 2, ...options })) }

@@ -38,7 +38,7 @@ function groupedCase(parameters: Parameters): OpCase {
       const output = bench.outputActivation('output', [rows, groups * rank])
       const args = {
         input: input.tensor,
-        weight: bench.weight('weight', weight),
+        weight: bench.weight('weight', weight, groups),
         groups,
         output: output.tensor,
       }

@@ -19,12 +19,16 @@ void groupedLinear(Context& context, Args& args) {
   const InputKind kind = inputKind(context, matrix.dtype, false);
   std::vector<Inputs> inputs(groups);
   std::vector<InputRows> rows(groups);
-  std::vector<Product> products(groups);
+  std::vector<Product> products;
   for (int64_t g = 0; g < groups; g++) {
     inputs[g] = planInputs(context, kind, false, input.shape[0], matrix.width);
     rows[g] = {&inputs[g], input.as<const float>() + g * matrix.width, input.shape[1]};
-    products[g] = {rowsOf(matrix, g * rank, rank), &inputs[g], output.as<float>() + g * rank,
-                   output.shape[1]};
+    const int64_t end = (g + 1) * rank;
+    for (int64_t row = g * rank, count = 0; row < end; row += count) {
+      count = rowsTogether(matrix, row, end - row);
+      products.push_back({rowsOf(matrix, row, count), &inputs[g], output.as<float>() + row,
+                          output.shape[1]});
+    }
   }
   fillRows(context, rows);
   runProducts(context, products);

@@ -3,6 +3,7 @@ import {
   byteLength,
   type DType,
   type LinearWeight,
+  reshape,
   type Tensor,
   tensorBytes,
 } from '../../device/tensor.ts'
@@ -133,13 +134,20 @@ export class Bench {
     return tensor
   }
 
-  /** A linear's weight. Devices may keep its bytes in another order, so they are not looked at again. */
-  weight(name: string, { dtype, shape, codes, scales }: GeneratedWeight): LinearWeight {
+  /**
+   * A linear's weight. Devices may keep its bytes in another order, so they are not looked at again.
+   * One whose rows are multiplied in `groups` parts is prepared as a stack of them, as loading does.
+   */
+  weight(name: string, { dtype, shape, codes, scales }: GeneratedWeight, groups = 1): LinearWeight {
     const scale =
       scales === null ? null : this.#place(`${name} scale`, 'e8m0', scales.shape, scales.bytes)
-    const linear = { weight: this.#place(name, dtype, shape, codes), scale }
-    if (this.#prepareWeights) this.device.prepare(linear)
-    return linear
+    const weight = this.#place(name, dtype, shape, codes)
+    if (this.#prepareWeights) {
+      const [rows = 0, ...width] = shape
+      const stack = groups === 1 ? weight : reshape(weight, [groups, rows / groups, ...width])
+      this.device.prepare({ weight: stack, scale })
+    }
+    return { weight, scale }
   }
 
   /** A tensor of rubbish that the op fills. */

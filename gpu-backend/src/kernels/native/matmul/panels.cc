@@ -92,7 +92,8 @@ Matrix stackMatrix(const Weight& weight, int64_t index) {
 }
 
 Matrix rowsOf(const Matrix& matrix, int64_t first, int64_t count) {
-  if (matrix.packed && (first % panelRows != 0 || count % panelRows != 0)) {
+  const bool atEnd = first + count == matrix.rows;
+  if (matrix.packed && (first % panelRows != 0 || (count % panelRows != 0 && !atEnd))) {
     throw OpError("unsupported_op", "rows " + std::to_string(first) + "…" +
                                         std::to_string(first + count) +
                                         " of a packed weight are no whole panels of 16");
@@ -101,6 +102,12 @@ Matrix rowsOf(const Matrix& matrix, int64_t first, int64_t count) {
   part.firstRow = matrix.firstRow + first;
   part.rows = count;
   return part;
+}
+
+int64_t rowsTogether(const Matrix& matrix, int64_t first, int64_t count) {
+  const int64_t row = matrix.firstRow + first;
+  if (matrix.dtype != DType::f8e4m3 || row % panelRows == 0) return count;
+  return std::min(count, fp8Tile - row % fp8Tile);
 }
 
 int64_t rowBytes(const Matrix& matrix) { return matrix.width * bitsOf(matrix.dtype) / 8; }

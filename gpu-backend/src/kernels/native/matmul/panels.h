@@ -34,8 +34,11 @@ struct Matrix {
 Matrix matrixOf(const Weight& weight);
 /// Element `index` of a stack `[count, rows, width]`.
 Matrix stackMatrix(const Weight& weight, int64_t index);
-/// `count` rows from `first` on; whole panels where the matrix is packed.
+/// `count` rows from `first` on; whole panels where the matrix is packed, or its last rows.
 Matrix rowsOf(const Matrix& matrix, int64_t first, int64_t count);
+/// How many of those rows may be one product: a panel has one FP8 scale a block, so panels that begin
+/// at odd rows must end with the tile of 128 rows that they begin in.
+int64_t rowsTogether(const Matrix& matrix, int64_t first, int64_t count);
 
 /// Bytes of one row's codes.
 int64_t rowBytes(const Matrix& matrix);
