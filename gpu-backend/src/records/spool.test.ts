@@ -21,7 +21,9 @@ afterEach(() => rm(directory, { recursive: true }))
 
 const path = (): string => join(directory, 'records.jsonl')
 const rejectedPath = (): string => join(directory, 'rejected.jsonl')
-const openSpool = (): Promise<RecordSpool> => RecordSpool.open(directory, { log })
+const openSpool = (): Promise<RecordSpool> =>
+  RecordSpool.open(directory, { log, randomId: () => 'spool' })
+const name = { spool: 'spool', nextSeq: 1 }
 const record = (id: number) => ({ requestId: `req_${id}`, jws: `h.p${id}.s` })
 const ids = (spool: RecordSpool): string[] => spool.pending(1000).map(({ requestId }) => requestId)
 
@@ -39,6 +41,7 @@ describe('RecordSpool', () => {
     const spool = await openSpool()
     for (const id of [1, 2, 3]) await spool.append(record(id))
     expect(await lines(path())).toEqual([
+      name,
       { seq: 1, ...record(1) },
       { seq: 2, ...record(2) },
       { seq: 3, ...record(3) },
@@ -92,10 +95,7 @@ describe('RecordSpool', () => {
     expect(ids(after)).toEqual(['req_1'])
     await after.append(record(3))
     await after.close()
-    expect(await lines(path())).toEqual([
-      { seq: 1, ...record(1) },
-      { seq: 2, ...record(3) },
-    ])
+    expect(await lines(path())).toEqual([name, { seq: 1, ...record(1) }, { seq: 2, ...record(3) }])
     expect(logged).toEqual([['usage_record_torn', { bytes: 32 }]])
   })
 
@@ -193,7 +193,43 @@ describe('RecordSpool', () => {
     await spool.append(record(3))
     expect(ids(spool)).toEqual(['req_1', 'req_3'])
     await spool.close()
-    expect(await lines(path())).toMatchObject([{ requestId: 'req_1' }, { requestId: 'req_3' }])
+    expect((await lines(path())).slice(1)).toMatchObject([
+      { requestId: 'req_1' },
+      { requestId: 'req_3' },
+    ])
+  })
+
+  it('never gives a number twice, even when all before was acknowledged and cleared away', async () => {
+    const before = await openSpool()
+    const big = (id: number) => ({ requestId: `req_${id}`, jws: 'x'.repeat(600_000) })
+    for (const id of [1, 2, 3]) await before.append(big(id))
+    await before.acknowledge(before.pending(3))
+    expect(await lines(path())).toEqual([{ spool: 'spool', nextSeq: 4 }])
+    await before.close()
+    const after = await RecordSpool.open(directory, { log, randomId: () => 'another' })
+    await after.append(record(4))
+    expect([after.id, after.pending(9).map(({ seq }) => seq)]).toEqual(['spool', [4]])
+    await after.close()
+  })
+
+  it('names a spool that has none, and goes on behind what it holds', async () => {
+    await writeFile(path(), `${JSON.stringify({ seq: 7, ...record(7) })}\n`)
+    const spool = await openSpool()
+    expect(spool.pendingAfter(0, 9)).toMatchObject([{ seq: 7 }])
+    expect((await lines(path())).at(-1)).toEqual({ spool: 'spool', nextSeq: 8 })
+    await spool.close()
+  })
+
+  it('is read behind a number, and asked for a request', async () => {
+    const spool = await openSpool()
+    for (const id of [1, 2, 3, 4]) await spool.append(record(id))
+    await spool.acknowledge(spool.pending(1))
+    const seqs = (after: number, count: number) =>
+      spool.pendingAfter(after, count).map(({ seq }) => seq)
+    expect([seqs(0, 2), seqs(2, 9), seqs(4, 9)]).toEqual([[2, 3], [3, 4], []])
+    expect(spool.find('req_3')).toMatchObject({ seq: 3, ...record(3) })
+    expect([spool.find('req_1'), spool.find('req_9')]).toEqual([null, null])
+    await spool.close()
   })
 
   it('wakes whoever waits for a record, or for the end', async () => {

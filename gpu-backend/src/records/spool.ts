@@ -1,4 +1,5 @@
 import { strict as assert } from 'node:assert'
+import { randomUUID } from 'node:crypto'
 import { mkdir, open, readFile, rename, rm, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
@@ -26,6 +27,8 @@ export interface SpoolFile {
 
 export interface SpoolOptions {
   readonly log: Log
+  /** Names a spool that has no name yet. */
+  readonly randomId?: () => string
   readonly openFile?: (path: string) => Promise<SpoolFile>
 }
 
@@ -41,7 +44,9 @@ const recordLine = z.strictObject({
   jws: z.string().min(1),
 })
 const acknowledgedLine = z.strictObject({ acknowledged: z.array(z.int().min(1)) })
-const spoolLine = z.union([recordLine, acknowledgedLine])
+/** Written with a new file: which spool this is, and where counting goes on. */
+const nameLine = z.strictObject({ spool: z.string().min(1), nextSeq: z.int().min(1) })
+const spoolLine = z.union([recordLine, acknowledgedLine, nameLine])
 
 interface LiveRecord extends SpooledRecord {
   readonly sizeBytes: number
@@ -58,13 +63,16 @@ interface WaitingAppend {
  * Usage records in an append-only file, one process at a time. A record counts as kept once
  * `append` resolves: it has been synced, together with all that came meanwhile. Acknowledgements are
  * lines of the same file and are not synced: one that is lost costs a second push of records that
- * the edge applies once.
+ * the edge applies once. Numbers are never given twice, so that a reader's cursor stays good.
  */
 export class RecordSpool {
+  /** Drawn when the spool was made; another disk has another. */
+  readonly id: string
   readonly #directory: string
   readonly #openFile: (path: string) => Promise<SpoolFile>
   readonly #log: Log
   readonly #pending = new Map<number, LiveRecord>()
+  readonly #seqOf = new Map<string, number>()
   #file: SpoolFile
   #sizeBytes: number
   #nextSeq: number
@@ -74,18 +82,19 @@ export class RecordSpool {
   #wake: (() => void) | null = null
 
   private constructor(
-    loaded: LoadedLog,
+    loaded: LoadedLog & { readonly id: string },
     file: SpoolFile,
     directory: string,
     options: SpoolOptions,
   ) {
+    this.id = loaded.id
     this.#directory = directory
     this.#openFile = options.openFile ?? openForAppend
     this.#log = options.log
     this.#file = file
     this.#sizeBytes = loaded.sizeBytes
     this.#nextSeq = loaded.nextSeq
-    for (const record of loaded.pending) this.#pending.set(record.seq, record)
+    for (const record of loaded.pending) this.#remember(record)
   }
 
   /** Opens the spool in `directory`, made if it is not there; mends what a crash left half-written. */
@@ -102,9 +111,10 @@ export class RecordSpool {
       options.log.warn('usage_record_torn', { bytes: loaded.tornBytes })
       await file.truncate(loaded.sizeBytes)
     }
+    const named = await nameSpool(loaded, file, options)
     await file.datasync()
     await syncDirectory(directory)
-    const spool = new RecordSpool(loaded, file, directory, options)
+    const spool = new RecordSpool(named, file, directory, options)
     if (loaded.unreadable.length > 0) await spool.#compact()
     return spool
   }
@@ -126,6 +136,22 @@ export class RecordSpool {
       oldest.push(record)
     }
     return oldest
+  }
+
+  /** The pending record of this request, if there is one. */
+  find(requestId: string): SpooledRecord | null {
+    const seq = this.#seqOf.get(requestId)
+    return seq === undefined ? null : (this.#pending.get(seq) ?? null)
+  }
+
+  /** Pending records numbered above `seq`, oldest first. */
+  pendingAfter(seq: number, count: number): readonly SpooledRecord[] {
+    const found: SpooledRecord[] = []
+    for (const record of this.#pending.values()) {
+      if (found.length === count) break
+      if (record.seq > seq) found.push(record)
+    }
+    return found
   }
 
   /** Resolves as soon as something is pending, or the signal aborts. */
@@ -157,7 +183,7 @@ export class RecordSpool {
     await this.#exclusively(async () => {
       const line = `${JSON.stringify({ acknowledged: records.map(({ seq }) => seq) })}\n`
       await this.#write(line, { sync: false })
-      for (const { seq } of records) this.#pending.delete(seq)
+      for (const { seq } of records) this.#forget(seq)
       await this.#compactIfWorthwhile()
     })
   }
@@ -188,11 +214,23 @@ export class RecordSpool {
       return
     }
     for (const { record, resolve } of batch) {
-      this.#pending.set(record.seq, record)
+      this.#remember(record)
       resolve()
     }
     this.#wake?.()
     this.#wake = null
+  }
+
+  #remember(record: LiveRecord): void {
+    this.#pending.set(record.seq, record)
+    this.#seqOf.set(record.requestId, record.seq)
+  }
+
+  #forget(seq: number): void {
+    const record = this.#pending.get(seq)
+    if (record === undefined) return
+    this.#pending.delete(seq)
+    if (this.#seqOf.get(record.requestId) === seq) this.#seqOf.delete(record.requestId)
   }
 
   /** All of `text` or nothing: half a line left behind would run into the next one. */
@@ -221,13 +259,14 @@ export class RecordSpool {
     const temporary = `${path}.tmp`
     await rm(temporary, { force: true })
     const file = await this.#openFile(temporary)
-    await file.appendFile(Array.from(this.#pending.values(), toLine).join(''))
+    const name = toNameLine({ spool: this.id, nextSeq: this.#nextSeq })
+    await file.appendFile(name + Array.from(this.#pending.values(), toLine).join(''))
     await file.datasync()
     await rename(temporary, path)
     await syncDirectory(this.#directory)
     await this.#file.close()
     this.#file = file
-    this.#sizeBytes = this.#liveBytes()
+    this.#sizeBytes = Buffer.byteLength(name) + this.#liveBytes()
   }
 
   #liveBytes(): number {
@@ -248,7 +287,13 @@ function toLine({ seq, requestId, jws }: SpooledRecord): string {
   return `${JSON.stringify({ seq, requestId, jws })}\n`
 }
 
+function toNameLine(name: z.infer<typeof nameLine>): string {
+  return `${JSON.stringify(name)}\n`
+}
+
 interface LoadedLog {
+  /** null: the spool is new, or was made before spools had names. */
+  readonly id: string | null
   readonly pending: readonly LiveRecord[]
   readonly nextSeq: number
   /** Up to the end of the last whole line. */
@@ -262,19 +307,36 @@ function parseLog(bytes: Buffer): LoadedLog {
   const pending = new Map<number, LiveRecord>()
   const unreadable: string[] = []
   let nextSeq = 1
+  let id: string | null = null
   for (const text of bytes.toString('utf8', 0, sizeBytes).split('\n').slice(0, -1)) {
     const line = parseLine(text)
     if (line === null) {
       unreadable.push(text)
     } else if ('acknowledged' in line) {
       for (const seq of line.acknowledged) pending.delete(seq)
+    } else if ('spool' in line) {
+      id = line.spool
+      nextSeq = Math.max(nextSeq, line.nextSeq)
     } else {
       pending.set(line.seq, { ...line, sizeBytes: Buffer.byteLength(text) + 1 })
       nextSeq = Math.max(nextSeq, line.seq + 1)
     }
   }
   const tornBytes = bytes.length - sizeBytes
-  return { pending: [...pending.values()], nextSeq, sizeBytes, tornBytes, unreadable }
+  return { id, pending: [...pending.values()], nextSeq, sizeBytes, tornBytes, unreadable }
+}
+
+/** The log with its name, which is written down if it had none. */
+async function nameSpool(
+  loaded: LoadedLog,
+  file: SpoolFile,
+  { randomId = randomUUID }: SpoolOptions,
+): Promise<LoadedLog & { readonly id: string }> {
+  if (loaded.id !== null) return { ...loaded, id: loaded.id }
+  const id = randomId()
+  const line = toNameLine({ spool: id, nextSeq: loaded.nextSeq })
+  await file.appendFile(line)
+  return { ...loaded, id, sizeBytes: loaded.sizeBytes + Buffer.byteLength(line) }
 }
 
 function parseLine(text: string): z.infer<typeof spoolLine> | null {

@@ -2,7 +2,12 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { Handler } from 'hono'
 import { parseChatRequest, parseJsonBody } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
-import { GRANTED_OUTPUT_TOKENS_HEADER } from '#protocol/headers.ts'
+import {
+  DEADLINE_HEADER,
+  GRANTED_OUTPUT_TOKENS_HEADER,
+  PRIORITY_HEADER,
+  PRIORITY_MAX,
+} from '#protocol/headers.ts'
 import type { ServiceClaims } from '#protocol/service-token.ts'
 import { RunningGeneration } from '../engine/client.ts'
 import { errorFields } from '../log.ts'
@@ -10,7 +15,8 @@ import { Answer } from './answer.ts'
 import type { AppEnv } from './app.ts'
 import type { Backend } from './backend.ts'
 import { ActiveGeneration } from './generation.ts'
-import { planGeneration, type GenerationPlan } from './plan.ts'
+import { encodePrompt } from '../text/prompt.ts'
+import { preparePlan, type GenerationPlan, type RequestTerms } from './plan.ts'
 import { readBody } from './request-body.ts'
 import { ResponseBody } from './response-body.ts'
 import { EventStreamSink, WholeAnswerSink, type AnswerSink } from './sinks.ts'
@@ -23,26 +29,39 @@ export function chatCompletions(backend: Backend): Handler<AppEnv> {
   return async function complete(c) {
     const { incoming, outgoing } = c.env
     const body = new ResponseBody(outgoing)
+    const terms = termsOf((name) => c.req.header(name), c.get('claims'), backend.options.now())
     const source = await readBody(incoming, backend.options.config.limits.bodyBytesMax)
     const request = parseChatRequest(parseJsonBody(source))
-    const plan = planGeneration({
-      request,
-      source,
-      served: backend.served(),
-      grantedTokens: grantedTokens(c.req.header(GRANTED_OUTPUT_TOKENS_HEADER)),
-    })
+    const served = backend.served()
+    const { pieces, finish } = preparePlan({ request, source, served, terms })
+    const plan = finish(encodePrompt(served.tokenizer, pieces))
     backend.requireReady()
     await serve(backend, { claims: c.get('claims'), plan, body })
     return RESPONSE_ALREADY_SENT
   }
 }
 
-function grantedTokens(header: string | undefined): number | null {
-  if (header === undefined) return null
-  const tokens = /^\d{1,15}$/.test(header) ? Number(header) : 0
-  if (tokens >= 1) return tokens
-  const message = `'${GRANTED_OUTPUT_TOKENS_HEADER}' must be a whole number of at least 1.`
-  throw new ApiError('invalid_request_error', message, { param: GRANTED_OUTPUT_TOKENS_HEADER })
+type HeaderOf = (name: string) => string | undefined
+
+function termsOf(header: HeaderOf, { tenantId }: ServiceClaims, nowMs: number): RequestTerms {
+  const spanMs = wholeHeader(header, DEADLINE_HEADER, 1)
+  return {
+    tenantId,
+    grantedTokens: wholeHeader(header, GRANTED_OUTPUT_TOKENS_HEADER, 1),
+    priority: wholeHeader(header, PRIORITY_HEADER, -PRIORITY_MAX, PRIORITY_MAX) ?? 0,
+    deadlineMs: spanMs === null ? null : nowMs + spanMs,
+  }
+}
+
+/** A header that is a whole number; null when it is absent. */
+function wholeHeader(header: HeaderOf, name: string, least: number, most = 1e15): number | null {
+  const text = header(name)
+  if (text === undefined) return null
+  const value = /^-?\d{1,15}$/.test(text) ? Number(text) : Number.NaN
+  if (value >= least && value <= most) return value
+  const range = most === 1e15 ? `of at least ${least}` : `from ${least} to ${most}`
+  const message = `'${name}' must be a whole number ${range}.`
+  throw new ApiError('invalid_request_error', message, { param: name })
 }
 
 interface Admission {

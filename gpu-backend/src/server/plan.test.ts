@@ -2,7 +2,8 @@ import { describe, expect, it } from 'vitest'
 import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
 import { toyServed, toyTextTokenizer } from '../../../test/support/toy-served.ts'
-import { planGeneration, type GenerationPlan } from './plan.ts'
+import { encodePrompt } from '../text/prompt.ts'
+import { preparePlan, type GenerationPlan } from './plan.ts'
 import type { ServedModel } from './served-model.ts'
 
 const user = { role: 'user', content: 'Hi' }
@@ -22,12 +23,18 @@ function planOf(body: object, given: Given = {}): GenerationPlan {
 }
 
 function planOfSource(source: string, { served, grantedTokens }: Given = {}): GenerationPlan {
-  return planGeneration({
+  const { pieces, finish } = preparePlan({
     request: parseChatRequest(JSON.parse(source)),
     source,
     served: toyServed(served),
-    grantedTokens: grantedTokens ?? null,
+    terms: {
+      tenantId: 'tenant-1',
+      grantedTokens: grantedTokens ?? null,
+      priority: 3,
+      deadlineMs: 1_795_000_000_000,
+    },
   })
+  return finish(encodePrompt(toyTextTokenizer, pieces))
 }
 
 const promptOf = (plan: GenerationPlan): string =>
@@ -43,7 +50,20 @@ function refusalOf(body: object, given: Given = {}): [string, string | null, str
   throw new Error('not refused')
 }
 
-describe('planGeneration', () => {
+describe('preparePlan', () => {
+  it('hands on what the edge says, and shares cached prompts within a tenant’s user', () => {
+    const salts = [{}, { user_id: 'u1' }, { user: 'u1' }, { user_id: 'u2', user: 'u1' }].map(
+      (body) => planOf(body).generation,
+    )
+    expect(salts.map(({ cacheSalt }) => cacheSalt)).toEqual([
+      '["tenant-1",null]',
+      '["tenant-1","u1"]',
+      '["tenant-1","u1"]',
+      '["tenant-1","u2"]',
+    ])
+    expect(salts[0]).toMatchObject({ priority: 3, deadlineMs: 1_795_000_000_000 })
+  })
+
   it('thinks unless told otherwise, and then samples as the model was made to', () => {
     const plan = planOf({ temperature: 0, top_p: 0.1, seed: 5 })
     expect(promptOf(plan)).toBe('<|begin_of_sentence|><|User|>Hi<|Assistant|><think>')

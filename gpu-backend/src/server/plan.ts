@@ -12,13 +12,7 @@ import { ApiError } from '#protocol/errors.ts'
 import type { PromptConstants } from '#weights/manifest.ts'
 import type { NewGeneration } from '../engine/client.ts'
 import { attachToSystem, type Message } from '../text/conversation.ts'
-import {
-  encodePrompt,
-  opensReasoning,
-  PromptError,
-  renderPrompt,
-  type PromptPiece,
-} from '../text/prompt.ts'
+import { opensReasoning, PromptError, renderPrompt, type PromptPiece } from '../text/prompt.ts'
 import { jsonAt, JsonSourceError, parseJsonSource, type JsonNode } from '../text/python-json.ts'
 import { toolShapes, type ToolShapes } from '../text/tool-shapes.ts'
 import { effortConstants, effortFor } from './effort.ts'
@@ -42,20 +36,32 @@ export interface PlanInput {
   /** The body `request` was parsed from: tools keep their key order and the spelling of numbers. */
   readonly source: string
   readonly served: ServedModel
+  readonly terms: RequestTerms
+}
+
+/** What the edge says of a request, beside what its body says. */
+export interface RequestTerms {
+  readonly tenantId: string
   /** Output tokens the edge has paid for; null: as many as the request asks for. */
   readonly grantedTokens: number | null
+  /** Higher goes first. */
+  readonly priority: number
+  /** Unix time by which the answer is wanted; null: whenever it comes. */
+  readonly deadlineMs: number | null
+}
+
+/** A request whose prompt is still text: encoding a long one takes a thread of its own. */
+export interface PreparedPlan {
+  readonly pieces: readonly PromptPiece[]
+  /** `prompt`: the token ids of `pieces`. Throws `ApiError` when they do not fit. */
+  readonly finish: (prompt: Int32Array) => GenerationPlan
 }
 
 /** DeepSeek's thinking models sample like this whatever a request says. */
 const thinkingSampling = { temperature: 1, topP: 1 }
 
 /** Throws `ApiError` for what this model, or this version of the backend, cannot do. */
-export function planGeneration({
-  request,
-  source,
-  served,
-  grantedTokens,
-}: PlanInput): GenerationPlan {
+export function preparePlan({ request, source, served, terms }: PlanInput): PreparedPlan {
   if (request.model !== served.id) {
     const message = `Model Not Exist: this backend serves ${served.id}.`
     throw new ApiError('model_not_found', message, { param: 'model' })
@@ -64,21 +70,7 @@ export function planGeneration({
   const thinking = thinkingEnabled(request)
   const functions = request.tool_choice === 'none' ? [] : toolFunctions(request, source)
   const pieces = render({ request, served, thinking, functions })
-  const prompt = encodePrompt(served.tokenizer, pieces)
-  const outputTokensMax = outputBudget(request, prompt.length, served.contextTokens)
-  return {
-    generation: {
-      prompt,
-      outputTokensMax: Math.min(outputTokensMax, grantedTokens ?? outputTokensMax),
-      sampling: {
-        ...(thinking ? thinkingSampling : requestedSampling(request)),
-        seed: request.seed ?? null,
-      },
-      topLogprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
-      priority: 0,
-      deadlineMs: null,
-      cacheSalt: null,
-    },
+  const plan = {
     thinking: opensReasoning(pieces),
     toolsAllowed: functions.length > 0,
     tools: toolShapes(functions),
@@ -87,6 +79,31 @@ export function planGeneration({
     stream: request.stream === true,
     includeUsage: request.stream_options?.include_usage === true,
   }
+  const sampling = {
+    ...(thinking ? thinkingSampling : requestedSampling(request)),
+    seed: request.seed ?? null,
+  }
+  return {
+    pieces,
+    finish: (prompt) => {
+      const budget = outputBudget(request, prompt.length, served.contextTokens)
+      const generation = {
+        prompt,
+        outputTokensMax: Math.min(budget, terms.grantedTokens ?? budget),
+        sampling,
+        topLogprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : null,
+        priority: terms.priority,
+        deadlineMs: terms.deadlineMs,
+        cacheSalt: cacheSalt(terms.tenantId, request.user_id ?? request.user ?? null),
+      }
+      return { generation, ...plan }
+    },
+  }
+}
+
+/** Cached prompts are shared within a tenant's user, as the API's `user_id` promises. */
+function cacheSalt(tenantId: string, userId: string | null): string {
+  return JSON.stringify([tenantId, userId])
 }
 
 function requestedSampling(request: ChatRequest): { temperature: number; topP: number } {
