@@ -55,7 +55,8 @@ export function countDecodeSteps(
   const source = weightSource(config)
   const weights = describeModel(new WeightPlacer(source, device), source, shape, false)
   return contexts.map((context) => {
-    const limits = { sequencesMax: 1, tokensMax: wholePages(context), rollbackMax: 0 }
+    const tokensMax = wholePages(context)
+    const limits = { sequencesMax: 1, tokensMax, rollbackMax: 0, prefixesMax: 0 }
     const cache = new Cache(device, shape, { limits, draft: false, rows: 'compact' })
     const scratch = new Scratch(device)
     device.reset()

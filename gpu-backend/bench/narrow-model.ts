@@ -67,7 +67,7 @@ export function openNarrowModel(device: Device, tokensMax: number): NarrowModel 
     if (spec !== undefined) placer.place(name, toyTensor(spec))
   }
   placer.prepare()
-  const limits = { sequencesMax: 1, tokensMax, rollbackMax: 8 }
+  const limits = { sequencesMax: 1, tokensMax, rollbackMax: 8, prefixesMax: 0 }
   const cache = new Cache(device, shape, { limits, draft: false, rows: 'compact' })
   const scratch = new Scratch(device)
   const machine = { device, shape, weights, cache, scratch, quantise: true }

@@ -159,7 +159,7 @@ describe('refusals', () => {
     const once = segment(Int32Array.of(1))
     expect(() => model.forward([once, once])).toThrow('a sequence has one segment a step')
     expect(() => model.forward([segment(goldenTokens(0, 5))])).toThrow(
-      'a sequence that reserved 4 tokens cannot hold 5',
+      'a sequence of at most 4 tokens cannot hold 5',
     )
     expect(() => model.createSequence({ maxTokens: 1 })).toThrow('all 1 sequences are in use')
     expect(sequence.length).toBe(0)

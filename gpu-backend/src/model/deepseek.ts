@@ -1,6 +1,15 @@
 import { strict as assert } from 'node:assert'
-import type { DeviceBuffer, Tensor } from '../device/tensor.ts'
-import type { CachedSequence } from './cache.ts'
+import {
+  type DeviceBuffer,
+  reshape,
+  rowCount,
+  sliceRows,
+  stackItem,
+  type Tensor,
+} from '../device/tensor.ts'
+import { pageTokens } from '../kernels/batch.ts'
+import { copy } from '../kernels/copy/copy.ts'
+import type { CachedSequence, KeptPrefix } from './cache.ts'
 import {
   type ForwardTap,
   type LayersOutput,
@@ -11,6 +20,7 @@ import {
 } from './forward.ts'
 import type {
   CacheCapacity,
+  CachedPrefix,
   DraftSegment,
   Model,
   Quantisation,
@@ -34,6 +44,7 @@ export class DeepSeekModel implements Model {
   readonly #machine: Machine
   readonly #buffers: readonly DeviceBuffer[]
   readonly #sequences = new Map<Sequence, CachedSequence>()
+  readonly #prefixes = new Map<CachedPrefix, KeptPrefix>()
   #afterForward: DraftBase | null = null
   #afterDraft: DraftBase | null = null
 
@@ -53,17 +64,30 @@ export class DeepSeekModel implements Model {
     return this.#machine.cache.limits.rollbackMax
   }
 
-  createSequence({ maxTokens }: { readonly maxTokens: number }): Sequence {
-    const sequence = this.#machine.cache.create(maxTokens)
+  createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence {
+    const { maxTokens, from } = options
+    const prefix = from === undefined ? null : this.#kept(from)
+    const sequence = this.#machine.cache.create(maxTokens, prefix)
     this.#sequences.set(sequence, sequence)
     return sequence
+  }
+
+  keepPrefix(sequence: Sequence): CachedPrefix | null {
+    const prefix = this.#machine.cache.keep(this.#cached(sequence))
+    if (prefix !== null) this.#prefixes.set(prefix, prefix)
+    return prefix
+  }
+
+  dropPrefix(prefix: CachedPrefix): void {
+    this.#machine.cache.drop(this.#kept(prefix))
+    this.#prefixes.delete(prefix)
   }
 
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[] {
     if (segments.length === 0) return []
     const { device, scratch, cache, weights } = this.#machine
     assertOnceEach(segments)
-    const step = layOut(segments.map((segment) => this.#begin(segment)))
+    const step = layOut(this.#begin(segments))
     this.#afterDraft = null
     // Until the step has ended nothing may continue from streams it is overwriting.
     this.#afterForward = null
@@ -94,6 +118,10 @@ export class DeepSeekModel implements Model {
     const base = after === 'forward' ? this.#afterForward : this.#afterDraft
     assert(base !== null, `a draft after ${after} follows a ${after}`)
     const step = layOut(segments.map((segment) => this.#beginDraft(segment, base)))
+    if (after === 'forward') {
+      this.#draftBoundaries(step, base)
+      this.#keepBoundaries(step, base)
+    }
     const batch = writeBatch(device, scratch, step, cache.pageTable, 'draft')
     const picks = writeI32(
       device,
@@ -104,7 +132,9 @@ export class DeepSeekModel implements Model {
     const last = Int32Array.from(step, ({ firstRow, tokens }) => firstRow + tokens.length - 1)
     const picked = writeI32(device, scratch.take('picks', 'i32', [last.length]), last)
     const logits = runHead(this.#machine, output, picked, weights.draft.contraction)
-    for (const { sequence, start, tokens } of step) sequence.draftLength = start + tokens.length
+    if (after === 'forward') {
+      for (const { sequence, start, tokens } of step) sequence.draftLength = start + tokens.length
+    }
     this.#afterDraft = draftBase(output, step)
     return readF32Rows(device, logits)
   }
@@ -128,22 +158,29 @@ export class DeepSeekModel implements Model {
     scratch.close()
     for (const buffer of this.#buffers) device.free(buffer)
     this.#sequences.clear()
+    this.#prefixes.clear()
   }
 
-  /** Checks a segment, and makes room for it. */
-  #begin({ sequence, tokens }: Segment): Omit<StepSegment, 'firstRow'> {
-    const cached = this.#cached(sequence)
+  /** Checks the segments, and then makes room for them: all of them, or none. */
+  #begin(segments: readonly Segment[]): readonly Omit<StepSegment, 'firstRow'>[] {
     const { cache } = this.#machine
-    assert(tokens.length > 0, 'a segment has at least one token')
-    this.#assertTokens(tokens)
-    const start = cached.length
-    assert(
-      cached.furthest - start <= this.rollbackMax,
-      'a sequence whose step failed half-way cannot go on; release it',
-    )
-    cache.grow(cached, start + tokens.length)
-    cached.furthest = Math.max(cached.furthest, start + tokens.length)
-    return { sequence: cached, tokens, start }
+    const begun = segments.map(({ sequence, tokens }) => {
+      const cached = this.#cached(sequence)
+      assert(tokens.length > 0, 'a segment has at least one token')
+      this.#assertTokens(tokens)
+      const start = cached.length
+      assert(
+        cached.furthest - start <= this.rollbackMax,
+        'a sequence whose step failed half-way cannot go on; release it',
+      )
+      return { sequence: cached, tokens, start, length: start + tokens.length }
+    })
+    cache.checkRoom(begun)
+    for (const { sequence, length } of begun) {
+      cache.grow(sequence, length)
+      sequence.furthest = Math.max(sequence.furthest, length)
+    }
+    return begun
   }
 
   #beginDraft(segment: DraftSegment, base: DraftBase): Omit<StepSegment, 'firstRow'> {
@@ -159,11 +196,55 @@ export class DeepSeekModel implements Model {
     )
     const start = after === 'forward' ? source.start : source.start + source.tokens.length
     assert(
-      start <= cached.draftLength,
+      after === 'draft' || start <= cached.draftLength || awaitsBoundary(cached, start),
       `positions ${cached.draftLength}…${start - 1} were never given to the draft block; ` +
         'draft after every step of a sequence, or not at all',
     )
+    assert(
+      start < cached.length + Math.max(1, this.rollbackMax),
+      `drafts reach at most ${this.rollbackMax} positions behind a sequence's length`,
+    )
     return { sequence: cached, tokens, start }
+  }
+
+  /**
+   * Sequences fresh from a prefix: runs the draft block's row of the prefix's last position, now that
+   * the token behind it is known.
+   */
+  #draftBoundaries(step: readonly StepSegment[], base: DraftBase): void {
+    const fresh = step.filter(({ sequence, start }) => awaitsBoundary(sequence, start))
+    if (fresh.length === 0) return
+    const { device, scratch, cache } = this.#machine
+    const rows = fresh.map(({ sequence, start }) => {
+      const fed = sourceOf(sequence, base).tokens
+      return { sequence, tokens: fed.subarray(0, 1), start: start - 1 }
+    })
+    const batch = writeBatch(device, scratch, layOut(rows), cache.pageTable, 'draft')
+    const slots = Int32Array.from(fresh, ({ sequence }) => sequence.slot)
+    const picks = writeI32(device, scratch.take('draft picks', 'i32', [slots.length]), slots)
+    const kept = this.#boundaryStreams()
+    const { streamCount, hiddenSize } = this.shape
+    const streams = reshape(kept, [rowCount(kept), streamCount, hiddenSize])
+    runDraft(this.#machine, batch, { streams, picks })
+    for (const { sequence } of fresh) sequence.boundaryPending = false
+  }
+
+  /** Keeps the streams of rows that end a page, the last of each segment: see `boundaryStreams`. */
+  #keepBoundaries(step: readonly StepSegment[], base: DraftBase): void {
+    for (const { sequence, start, tokens } of step) {
+      const end = start + tokens.length
+      const boundary = end - (end % pageTokens)
+      if (boundary <= start) continue
+      const row = sourceOf(sequence, base).firstRow + boundary - 1 - start
+      const to = stackItem(this.#boundaryStreams(), sequence.slot)
+      copy(this.#machine.device, { from: reshape(sliceRows(base.streams, row, 1), to.shape), to })
+    }
+  }
+
+  #boundaryStreams(): Tensor {
+    const { boundaryStreams } = this.#machine.cache
+    assert(boundaryStreams !== null, 'a cache with the draft block keeps its boundaries')
+    return boundaryStreams.tensor
   }
 
   #assertTokens(tokens: Int32Array): void {
@@ -178,6 +259,12 @@ export class DeepSeekModel implements Model {
     assert(cached !== undefined, 'the sequence belongs to this model and was not released')
     return cached
   }
+
+  #kept(prefix: CachedPrefix): KeptPrefix {
+    const kept = this.#prefixes.get(prefix)
+    assert(kept !== undefined, 'the prefix belongs to this model and was not dropped')
+    return kept
+  }
 }
 
 function assertOnceEach(segments: readonly { readonly sequence: Sequence }[]): void {
@@ -186,7 +273,20 @@ function assertOnceEach(segments: readonly { readonly sequence: Sequence }[]): v
 }
 
 function draftBase({ streams }: LayersOutput, step: readonly StepSegment[]): DraftBase {
-  return { streams, segments: new Map(step.map((segment) => [segment.sequence, segment])) }
+  // Callers may use their arrays again before they draft.
+  const own = step.map((segment) => ({ ...segment, tokens: segment.tokens.slice() }))
+  return { streams, segments: new Map(own.map((segment) => [segment.sequence, segment])) }
+}
+
+function sourceOf(sequence: CachedSequence, base: DraftBase): StepSegment {
+  const source = base.segments.get(sequence)
+  assert(source !== undefined, 'segments without a source were refused')
+  return source
+}
+
+/** Whether a step from `start` is the first behind the prefix that the sequence was created from. */
+function awaitsBoundary({ boundaryPending, sharedLength }: CachedSequence, start: number): boolean {
+  return boundaryPending && start === sharedLength
 }
 
 /** Rows whose logits were asked for, in segment order. */
@@ -209,8 +309,7 @@ function sourceRows(
 ): Int32Array {
   return Int32Array.from(
     step.flatMap(({ sequence, tokens }) => {
-      const source = base.segments.get(sequence)
-      assert(source !== undefined, 'segments without a source were refused')
+      const source = sourceOf(sequence, base)
       const first = source.firstRow + (after === 'forward' ? 0 : source.tokens.length - 1)
       return Array.from(tokens, (_, i) => first + i)
     }),

@@ -1,7 +1,7 @@
 export type ModelErrorCode =
-  /** No slot or no room left for another sequence; try again when one has ended. */
+  /** No slot left for another sequence, or no page for another token; try again when one has ended. */
   | 'cache_full'
-  /** A sequence longer than the model's context, or longer than it reserved. */
+  /** A sequence longer than the model's context, or than its own ceiling. */
   | 'context_exceeded'
   /** A config whose dimensions the kernels cannot take. */
   | 'shape_unsupported'

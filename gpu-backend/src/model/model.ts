@@ -16,8 +16,16 @@ export type Quantisation = 'off' | 'on'
 export interface Sequence {
   /** Tokens in the cache; the next token fed gets this as its position. */
   readonly length: number
-  /** Ceiling of `length`, reserved when the sequence was created. */
+  /** Ceiling of `length`. */
   readonly maxTokens: number
+}
+
+/** The first tokens of a sequence, kept for others to start behind. Ends with `Model.dropPrefix`. */
+export interface CachedPrefix {
+  /** Tokens; a multiple of `pageTokens`. */
+  readonly length: number
+  /** Whether sequences that start behind it can be drafted for. */
+  readonly drafted: boolean
 }
 
 /** Consecutive tokens of one sequence, continuing at its `length`. At most one a sequence a step. */
@@ -38,13 +46,17 @@ export interface DraftSegment {
   readonly after: 'forward' | 'draft'
 }
 
-/** What the cache holds and may hold. Tokens are counted in whole pages of `pageTokens`. */
+/** What the cache holds and may hold. */
 export interface CacheCapacity {
+  /** Tokens of a page. */
   readonly pageTokens: number
+  /** Pages no sequence and no prefix holds. One that several share counts once. */
+  readonly pagesFree: number
+  readonly pagesMax: number
   readonly sequencesUsed: number
   readonly sequencesMax: number
-  readonly tokensReserved: number
-  readonly tokensMax: number
+  readonly prefixesFree: number
+  readonly prefixesMax: number
   /** Device bytes the cache takes now; grows in chunks as sequences do. */
   readonly bytesAllocated: number
 }
@@ -63,17 +75,33 @@ export interface Model {
   readonly drafts: boolean
   /** How far `rollback` reaches behind the furthest position a sequence has seen. */
   readonly rollbackMax: number
-  /** Throws `ModelError` `cache_full` or `context_exceeded`; reserves room for `maxTokens`. */
-  createSequence(options: { readonly maxTokens: number }): Sequence
+  /**
+   * Takes a slot of the cache, and reserves nothing else. `from`: the sequence starts with that
+   * prefix's tokens, as if they had been fed to it. Throws `ModelError` `cache_full` when no slot is
+   * left, `context_exceeded` when `maxTokens` is more than the model's context.
+   */
+  createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence
+  /**
+   * Keeps a sequence's tokens: its length is a positive multiple of `pageTokens`. The sequence goes on
+   * as before, but is no longer taken back behind that length. Null when no place is left.
+   */
+  keepPrefix(sequence: Sequence): CachedPrefix | null
+  /** Sequences that started behind it keep what they share with it. */
+  dropPrefix(prefix: CachedPrefix): void
   /**
    * Runs one step over prefill chunks and decode tokens together. Gives one row of `vocabSize`
    * logits for each row asked for, in segment order. A row does not depend on its neighbours.
-   * `tap` sees values on their way, for tests and diagnosis.
+   * `tap` sees values on their way, for tests and diagnosis. Takes pages for the tokens as they
+   * need them: throws `ModelError` `cache_full` when there are too few, or `context_exceeded` when a
+   * sequence would outgrow its `maxTokens`, before it has changed anything.
    */
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[]
   /** Draft logits after each segment's last token: the guess for the token behind that one. */
   draft(segments: readonly DraftSegment[]): readonly Float32Array[]
-  /** Forgets the tokens from `length` on, at most `rollbackMax` of them. */
+  /**
+   * Forgets the tokens from `length` on, at most `rollbackMax` of them, and gives back the pages that
+   * only they were in.
+   */
   rollback(sequence: Sequence, length: number): void
   release(sequence: Sequence): void
   capacity(): CacheCapacity
@@ -94,7 +122,12 @@ export interface LoadModelOptions {
 }
 
 /** A handful of chats. Pools grow as sequences do, so an unused ceiling costs nothing. */
-const defaultLimits: CacheLimits = { sequencesMax: 16, tokensMax: 65_536, rollbackMax: 8 }
+const defaultLimits: CacheLimits = {
+  sequencesMax: 16,
+  tokensMax: 65_536,
+  rollbackMax: 8,
+  prefixesMax: 64,
+}
 
 /**
  * Brings a checkpoint onto a device. The first tensor that does not fit the model is refused by

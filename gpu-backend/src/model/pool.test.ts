@@ -39,7 +39,20 @@ describe('Pool', () => {
     const pool = new Pool(new ReferenceDevice(), { first: 2, max: 5 })
     const [first] = [pool.take(), pool.take()]
     pool.give(first)
-    expect(() => pool.give(first)).toThrow('item 0 is given back once')
+    expect(() => pool.give(first)).toThrow('item 0 is in use')
     expect([pool.used, pool.take(), pool.capacity]).toEqual([1, first, 2])
+  })
+
+  it('keeps a shared item until its last user gives it back', () => {
+    const pool = new Pool(new ReferenceDevice(), { first: 2, max: 2 })
+    const item = pool.take()
+    pool.share(item)
+    pool.give(item)
+    expect([pool.used, pool.left]).toEqual([1, 1])
+    expect(pool.take()).not.toBe(item)
+    pool.give(item)
+    expect([pool.used, pool.left]).toEqual([1, 1])
+    expect(() => pool.share(item)).toThrow('item 0 is in use')
+    expect(pool.take()).toBe(item)
   })
 })

@@ -50,13 +50,16 @@ export class PooledTensor {
 
 /**
  * Numbered items across several tensors: item n is row n of each. Grows by doubling up to `max`,
- * so that a fresh model takes little and a full one was copied a few times.
+ * so that a fresh model takes little and a full one was copied a few times. An item has one user
+ * when it is taken, may be shared with more, and is free again when the last gives it back.
  */
 export class Pool {
   readonly max: number
   readonly #device: Device
   readonly #members: PooledTensor[] = []
   readonly #free: number[] = []
+  /** By item; 0 for one that is free. */
+  readonly #users: number[] = []
   readonly #first: number
   #capacity = 0
 
@@ -70,8 +73,14 @@ export class Pool {
     return this.#capacity
   }
 
+  /** Items in use, each counted once however many share it. */
   get used(): number {
     return this.#capacity - this.#free.length
+  }
+
+  /** Items that can still be taken. */
+  get left(): number {
+    return this.max - this.used
   }
 
   get allocatedBytes(): number {
@@ -86,21 +95,34 @@ export class Pool {
     return member
   }
 
-  /** An item nobody uses; the caller keeps the count within `max`. */
+  /** An item nobody uses; the caller sees to it that one is left. */
   take(): number {
     if (this.#free.length === 0) this.#grow()
     const item = this.#free.pop()
     assert(item !== undefined, 'a grown pool has a free item')
+    this.#users[item] = 1
     return item
   }
 
+  /** One user more for an item in use; each gives it back. */
+  share(item: number): void {
+    this.#users[item] = this.#usersOf(item) + 1
+  }
+
   give(item: number): void {
-    assert(!this.#free.includes(item), `item ${item} is given back once`)
-    this.#free.push(item)
+    const users = this.#usersOf(item) - 1
+    this.#users[item] = users
+    if (users === 0) this.#free.push(item)
   }
 
   close(): void {
     for (const member of this.#members) member.free(this.#device)
+  }
+
+  #usersOf(item: number): number {
+    const users = this.#users[item] ?? 0
+    assert(users > 0, `item ${item} is in use`)
+    return users
   }
 
   #grow(): void {

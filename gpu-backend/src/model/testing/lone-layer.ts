@@ -76,7 +76,12 @@ export class LoneLayer {
     }
     this.#placer.prepare()
     const pages = Math.ceil(contextMax / pageTokens) * sequences
-    const limits = { sequencesMax: sequences, tokensMax: pages * pageTokens, rollbackMax: 8 }
+    const limits = {
+      sequencesMax: sequences,
+      tokensMax: pages * pageTokens,
+      rollbackMax: 8,
+      prefixesMax: 0,
+    }
     const cache = new Cache(device, shape, { limits, draft: false, rows: 'plain' })
     const [layer] = weights.layers
     const [layerCache] = cache.layers
