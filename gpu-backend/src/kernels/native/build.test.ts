@@ -9,7 +9,10 @@ import { type BuildOptions, ensureNativeAddon, ensureNativeProgram } from './bui
  * file it is given. A source with the word "broken" in it does not compile.
  */
 const fakeCompiler = `#!/usr/bin/env bash
-case "$1" in -dumpfullversion) echo 99.1.2; exit 0;; esac
+case "$1" in
+  -dumpfullversion) echo 99.1.2; exit 0;;
+  -dumpmachine) basename "$0"; exit 0;;
+esac
 for last; do true; done
 printf '%s\\n' "$*" >> "$(dirname "$0")/log"
 for file in "$@"; do
@@ -101,6 +104,13 @@ describe('the native build', () => {
       paths.push(await build({ sanitizer }))
     }
     expect(new Set(paths).size).toBe(4)
+  })
+
+  it('keeps what compilers of one version make for two machines apart', async () => {
+    const other = join(directory, 'cross-compiler')
+    await writeFile(other, fakeCompiler, { mode: 0o755 })
+    expect(await build({ compiler: other })).not.toBe(await build())
+    expect(await compilerRuns()).toBe(2 * 3)
   })
 
   it('survives builders at the same time: one builds, each gets the whole file', async () => {

@@ -70,11 +70,11 @@ async function ensureBuilt(target: Target, options: BuildOptions): Promise<Nativ
   const sourceDir = options.sourceDir ?? join(root, 'gpu-backend/src/kernels')
   const cacheDir = options.cacheDir ?? join(root, '.sluice/native')
   const compiler = options.compiler ?? process.env['CXX'] ?? 'g++'
-  const version = await compilerVersion(compiler)
-  if (version === null) {
+  const known = await identify(compiler)
+  if (known === null) {
     return { reason: `there is no C++ compiler ${compiler}; install g++ 11 or newer` }
   }
-  const toolchain = { compiler, version, flags: flagsOf(options.sanitizer) }
+  const toolchain = { compiler, ...known, flags: flagsOf(options.sanitizer) }
   const plan = await planBuild(sourceDir, cacheDir, toolchain, target)
   if (existsSync(plan.result)) return { path: plan.result }
   await mkdir(cacheDir, { recursive: true })
@@ -82,7 +82,9 @@ async function ensureBuilt(target: Target, options: BuildOptions): Promise<Nativ
     if (existsSync(plan.result)) return { path: plan.result }
     const progress = options.onProgress ?? (() => undefined)
     const started = performance.now()
-    progress(`native kernels: compiling ${plan.objects.length} files with ${compiler} ${version}`)
+    progress(
+      `native kernels: compiling ${plan.objects.length} files with ${compiler} ${known.version}`,
+    )
     const failure = await build(plan, toolchain, target)
     if (failure !== null) return { reason: failure }
     await dropOldFiles(cacheDir)
@@ -92,9 +94,14 @@ async function ensureBuilt(target: Target, options: BuildOptions): Promise<Nativ
   })
 }
 
-interface Toolchain {
-  readonly compiler: string
+interface CompilerIdentity {
   readonly version: string
+  /** What it compiles for: a cross compiler's objects are kept apart from this machine's. */
+  readonly machine: string
+}
+
+interface Toolchain extends CompilerIdentity {
+  readonly compiler: string
   readonly flags: readonly string[]
 }
 
@@ -116,10 +123,11 @@ function flagsOf(sanitizer: Sanitizer | undefined): readonly string[] {
   return [...flags, `-fsanitize=${sanitizer}`, '-fno-sanitize-recover=all', '-O1', '-g1']
 }
 
-async function compilerVersion(compiler: string): Promise<string | null> {
+async function identify(compiler: string): Promise<CompilerIdentity | null> {
   try {
-    const { stdout } = await run(compiler, ['-dumpfullversion', '-dumpversion'])
-    return stdout.trim()
+    const version = await run(compiler, ['-dumpfullversion', '-dumpversion'])
+    const machine = await run(compiler, ['-dumpmachine'])
+    return { version: version.stdout.trim(), machine: machine.stdout.trim() }
   } catch {
     // Not there, or not a compiler: either way there is nothing to build with.
     return null
@@ -130,7 +138,7 @@ async function compilerVersion(compiler: string): Promise<string | null> {
 async function planBuild(
   sourceDir: string,
   cacheDir: string,
-  { version, flags }: Toolchain,
+  { version, machine, flags }: Toolchain,
   { isPart, link, ext }: Target,
 ): Promise<BuildPlan> {
   const names = (await readdir(sourceDir, { recursive: true })).sort()
@@ -138,7 +146,7 @@ async function planBuild(
   const objects: ObjectFile[] = []
   const all = createHash('sha256').update(JSON.stringify(link))
   for (const name of names.filter((file) => file.endsWith('.cc') && isPart(file))) {
-    const hash = createHash('sha256').update(JSON.stringify([version, flags, process.arch]))
+    const hash = createHash('sha256').update(JSON.stringify([version, machine, flags]))
     for (const file of [...(await sources.closure(name))].sort()) {
       hash.update(file).update(await sources.read(file))
     }

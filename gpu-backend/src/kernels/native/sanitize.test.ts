@@ -3,16 +3,14 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, type TestContext } from 'vitest'
-import { CpuDevice, type CpuOptions } from '../../device/cpu.ts'
-import { DeviceError } from '../../device/device.ts'
+import type { CpuOptions } from '../../device/cpu.ts'
 import type { DeviceBuffer } from '../../device/tensor.ts'
-import { allCases, opNames } from '../testing/all-cases.ts'
-import { Bench, type OpCase } from '../testing/case.ts'
-import { GuardedDevice, guardBytes } from '../testing/guarded-device.ts'
-import { singleSums } from '../testing/numerics.ts'
+import { opNames } from '../testing/all-cases.ts'
+import { guardBytes } from '../testing/guarded-device.ts'
 import { isas, type NativeAddon, numericsModes } from './addon.ts'
 import { ensureNativeProgram, type NativeBuild, type Sanitizer } from './build.ts'
 import { nativeForTests } from './testing/native-addon.ts'
+import { recordToyCases } from './testing/record-cases.ts'
 import { Recording } from './testing/recording.ts'
 import { WordList } from './words.ts'
 
@@ -21,8 +19,6 @@ import { WordList } from './words.ts'
 
 /** A build from nothing is some minutes of one core's time. */
 const timeoutMs = 900_000
-const seed = 1
-
 const native = await nativeForTests()
 const addon = 'addon' in native ? native.addon : null
 
@@ -39,42 +35,6 @@ const allVariants: readonly CpuOptions[] = [
 
 /** How work is cut does not depend on the instruction set. */
 const threadVariants = allVariants.slice(0, 2)
-
-/** Runs a case without judging it: that is the op suite's work. False where the op is not native. */
-function exercise(opCase: OpCase, on: CpuDevice, prepareWeights: boolean): boolean {
-  const device = new GuardedDevice(on)
-  const bench = new Bench(opCase, { device, numerics: singleSums, seed, prepareWeights })
-  try {
-    opCase.prepare(bench).run()
-    bench.outputBytes()
-    return true
-  } catch (error) {
-    if (error instanceof DeviceError && error.code === 'unsupported_op') return false
-    throw error
-  } finally {
-    bench.free()
-  }
-}
-
-/** The recording and how many cases it holds. */
-function recordCases(
-  on: NativeAddon,
-  cases: readonly OpCase[],
-  variants: readonly CpuOptions[],
-): { readonly recording: Recording; readonly count: number } {
-  const recording = new Recording()
-  const recorded = recording.over(on, { guardBytes })
-  let count = 0
-  for (const options of variants) {
-    const device = new CpuDevice(recorded, options)
-    for (const opCase of cases) {
-      recording.label(`${opCase.op}, ${opCase.name}, ${JSON.stringify(options)}, seed ${seed}`)
-      if (exercise(opCase, device, count % 2 === 0)) count++
-    }
-    device.close()
-  }
-  return { recording, count }
-}
 
 /**
  * A copy of `bytes` bytes from `from` to `to` in one buffer of `size`: with arguments that no wrapper
@@ -152,8 +112,7 @@ describe.skipIf(addon === null)('native ops under a sanitizer', () => {
       `touch nothing they may not, and give the bytes they gave under Node: ${sanitizer}`,
       async (context) => {
         if (addon === null) return
-        const toys = opNames.flatMap((op) => allCases[op].filter(({ size }) => size === 'toy'))
-        const { recording, count } = recordCases(addon, toys, variants)
+        const { recording, count } = recordToyCases(addon, variants)
         expect(count).toBeGreaterThan(variants.length * opNames.length)
         const { content, said } = await replay(context, sanitizer, recording)
         console.log(`${sanitizer}: ${count} cases, ${said.trim().slice(0, 4000)}`)
