@@ -1,0 +1,229 @@
+import type { CapacityReport } from '#protocol/capacity-report.ts'
+import { FairQueue } from './fair-queue.ts'
+import type { FairQueueLimits, Waiter } from './fair-queue.ts'
+
+/** What credits are made of; the other members of a report are the caller's. */
+export type Capacity = Pick<
+  CapacityReport,
+  | 'backendId'
+  | 'incarnation'
+  | 'seq'
+  | 'freeCacheTokens'
+  | 'cacheTokensMax'
+  | 'waitingTokens'
+  | 'draining'
+  | 'progress'
+>
+
+export interface PoolPolicy {
+  readonly reportIntervalMs: number
+  /**
+   * How long a grant may be on its way: a dispatch starts within this or not at all. A grant counts
+   * against credits until a report shows its request, or for this long.
+   */
+  readonly grantTtlMs: number
+  /** One probe at a time, this far apart, to a backend that has gone silent. */
+  readonly probeEveryMs: number
+  readonly queue: FairQueueLimits
+}
+
+export const DEFAULT_POOL_POLICY: PoolPolicy = {
+  reportIntervalMs: 500,
+  grantTtlMs: 3000,
+  probeEveryMs: 5000,
+  queue: { bandFloors: [0, 0.1, 0.05], waitersMax: 4096, tokensMax: 64 * 1024 * 1024 },
+}
+
+/** Leave to dispatch one request to one backend, now. */
+export interface Grant {
+  readonly requestId: string
+  readonly backendId: string
+  readonly tokens: number
+  /** Sent to a silent backend to find out whether it lives. */
+  readonly probe: boolean
+  readonly dispatchByMs: number
+}
+
+export type PoolAnswer =
+  | { readonly status: 'granted'; readonly grant: Grant }
+  | { readonly status: 'waiting' }
+  /** `too_large`: no backend could hold it even when idle. */
+  | { readonly status: 'refused'; readonly reason: 'full' | 'too_large' | 'no_backend' }
+
+interface BackendState {
+  readonly report: Capacity
+  readonly receivedAtMs: number
+  readonly grants: Map<string, Grant>
+  lastProbeAtMs: number
+}
+
+const DECAY_FROM_MISSED = 2
+const SILENT_FROM_MISSED = 5
+const RETIRED_MAX = 64
+
+/**
+ * A pool's capacity, shared out: reports become credits, requests wait their turn for them. State
+ * is in memory, since waiters are open connections; a new object must not grant before
+ * `quietUntilMs`, when nothing that its predecessor granted can still be on its way unseen.
+ */
+export class PoolAdmission {
+  readonly #policy: PoolPolicy
+  readonly #quietUntilMs: number
+  readonly #queue: FairQueue
+  readonly #backends = new Map<string, BackendState>()
+  /** Incarnations that another has followed; what still comes of them is old. */
+  #retired: string[] = []
+
+  constructor(policy: PoolPolicy = DEFAULT_POOL_POLICY, quietUntilMs = 0) {
+    this.#policy = policy
+    this.#quietUntilMs = quietUntilMs
+    this.#queue = new FairQueue(policy.queue)
+  }
+
+  get waiting(): { readonly waiters: number; readonly tokens: number } {
+    return this.#queue.size
+  }
+
+  /** Takes a report in; false for one that is older than what is known. */
+  report(report: Capacity, nowMs: number): boolean {
+    const known = this.#backends.get(report.backendId)
+    if (this.#retired.includes(report.incarnation)) return false
+    if (known?.report.incarnation === report.incarnation) {
+      if (report.seq <= known.report.seq) return false
+      for (const { requestId } of report.progress) known.grants.delete(requestId)
+      this.#backends.set(report.backendId, { ...known, report, receivedAtMs: nowMs })
+      return true
+    }
+    if (known !== undefined) this.#retired.push(known.report.incarnation)
+    this.#retired = this.#retired.slice(-RETIRED_MAX)
+    this.#backends.set(report.backendId, {
+      report,
+      receivedAtMs: nowMs,
+      grants: new Map(),
+      lastProbeAtMs: -Infinity,
+    })
+    return true
+  }
+
+  /** A backend that is known to be gone; its requests will be heard of as failures. */
+  forget(backendId: string): void {
+    const known = this.#backends.get(backendId)
+    if (known !== undefined) this.#retired.push(known.report.incarnation)
+    this.#backends.delete(backendId)
+  }
+
+  /** Gives leave at once when nobody waits and there is room, a place in the queue otherwise. */
+  request(waiter: Waiter, nowMs: number): PoolAnswer {
+    if (this.#backends.size > 0 && waiter.tokens > this.#largestBackend()) {
+      return { status: 'refused', reason: 'too_large' }
+    }
+    if (this.#queue.size.waiters === 0) {
+      const grant = this.#grant(waiter, nowMs)
+      if (grant !== null) return { status: 'granted', grant }
+    }
+    return this.#queue.enqueue(waiter)
+      ? { status: 'waiting' }
+      : { status: 'refused', reason: 'full' }
+  }
+
+  /** Everyone whose turn has come: call after a report, an end, or a tick. */
+  dispatch(nowMs: number): readonly Grant[] {
+    const grants: Grant[] = []
+    for (;;) {
+      const next = this.#queue.peek()
+      if (next === null) return grants
+      // Whoever is overdue is answered by `expire`, not served late.
+      const grant = next.deadlineMs <= nowMs ? null : this.#grant(next, nowMs)
+      if (grant === null) return grants
+      this.#queue.take()
+      grants.push(grant)
+    }
+  }
+
+  /** Takes out those whose deadline has come. Call before `dispatch`, at every tick. */
+  expire(nowMs: number): readonly Waiter[] {
+    return this.#queue.expire(nowMs)
+  }
+
+  /** Whoever waited has gone away. */
+  cancel(requestId: string): boolean {
+    return this.#queue.remove(requestId)
+  }
+
+  /** A granted request was not dispatched, or has ended: its grant no longer counts. */
+  finish(requestId: string): void {
+    for (const { grants } of this.#backends.values()) grants.delete(requestId)
+  }
+
+  /** When `expire` or `dispatch` has something to do at the latest. */
+  nextTickMs(nowMs: number): number | null {
+    const deadline = this.#queue.firstDeadlineMs()
+    return deadline === null ? null : Math.min(deadline, nowMs + this.#policy.reportIntervalMs)
+  }
+
+  /**
+   * What may still be granted of a backend: what its last report leaves after those that wait
+   * there, less what was granted since and not seen in a report. Reports that stay away make it
+   * fade to nothing.
+   */
+  credits(backendId: string, nowMs: number): number {
+    const backend = this.#backends.get(backendId)
+    if (backend === undefined) return 0
+    const { report, receivedAtMs, grants } = backend
+    this.#forgetOldGrants(grants, nowMs)
+    if (report.draining) return 0
+    const missed = Math.floor((nowMs - receivedAtMs) / this.#policy.reportIntervalMs)
+    const fading = SILENT_FROM_MISSED - DECAY_FROM_MISSED
+    const share = Math.min(1, Math.max(0, (SILENT_FROM_MISSED - missed) / fading))
+    const granted = [...grants.values()].reduce((sum, grant) => sum + grant.tokens, 0)
+    const left = Math.max(0, report.freeCacheTokens - report.waitingTokens)
+    return Math.max(0, Math.floor(left * share) - granted)
+  }
+
+  #grant(waiter: Waiter, nowMs: number): Grant | null {
+    if (nowMs < this.#quietUntilMs) return null
+    const ranked = [...this.#backends.entries()]
+      .map(([id, backend]) => ({ id, backend, credits: this.credits(id, nowMs) }))
+      .toSorted((a, b) => b.credits - a.credits || (a.id < b.id ? -1 : 1))
+    const best = ranked[0]
+    if (best !== undefined && best.credits >= waiter.tokens) {
+      return this.#put(best.backend, waiter, false, nowMs)
+    }
+    const silent = ranked.find(({ backend }) => this.#mayProbe(backend, nowMs))
+    if (silent === undefined) return null
+    silent.backend.lastProbeAtMs = nowMs
+    return this.#put(silent.backend, waiter, true, nowMs)
+  }
+
+  #put({ report, grants }: BackendState, waiter: Waiter, probe: boolean, nowMs: number): Grant {
+    const grant: Grant = {
+      requestId: waiter.id,
+      backendId: report.backendId,
+      tokens: waiter.tokens,
+      probe,
+      dispatchByMs: nowMs + this.#policy.grantTtlMs,
+    }
+    grants.set(grant.requestId, grant)
+    return grant
+  }
+
+  #mayProbe({ report, receivedAtMs, lastProbeAtMs }: BackendState, nowMs: number): boolean {
+    const silentMs = SILENT_FROM_MISSED * this.#policy.reportIntervalMs
+    return (
+      !report.draining &&
+      nowMs - receivedAtMs >= silentMs &&
+      nowMs - lastProbeAtMs >= this.#policy.probeEveryMs
+    )
+  }
+
+  #forgetOldGrants(grants: Map<string, Grant>, nowMs: number): void {
+    for (const { requestId, dispatchByMs } of grants.values()) {
+      if (nowMs >= dispatchByMs) grants.delete(requestId)
+    }
+  }
+
+  #largestBackend(): number {
+    const sizes = [...this.#backends.values()].map(({ report }) => report.cacheTokensMax)
+    return Math.max(0, ...sizes)
+  }
+}
