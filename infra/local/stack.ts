@@ -150,7 +150,9 @@ async function startStoreAndBackend(
     onLine: (line) => onLog('backend', line),
     env: {
       ...s3Env,
+      // What the native kernels are compiled with has to be found there as it is here.
       PATH: process.env['PATH'] ?? '',
+      ...(process.env['CXX'] === undefined ? {} : { CXX: process.env['CXX'] }),
       SLUICE_CHECKPOINT: checkpointUrl,
       SLUICE_DEVICE: options.device,
       SLUICE_POOL: POOL,
