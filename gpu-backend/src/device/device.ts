@@ -41,6 +41,13 @@ export interface Device {
    * the same results either way; devices to whom it is all one have no such method.
    */
   prepare?(weight: LinearWeight): boolean
+  /**
+   * Runs `body`, which only calls `run` and takes buffers, or what it did under this `key` before,
+   * without calling it: a device may record ops and do them again in one go. Under one key `body`
+   * has to do the same with the same buffers; once one of them is freed it is called again. Gives
+   * what `body` gave when it was called.
+   */
+  replay?<T>(key: string, body: () => T): T
   synchronise(): void
   memory(): DeviceMemory
   /** Frees every buffer; nothing may be called afterwards. */
@@ -57,6 +64,8 @@ export type DeviceErrorCode =
   /** Bytes outside the buffer, or a size that is no size. */
   | 'out_of_range'
   | 'out_of_memory'
+  /** The hardware or its driver gave up; nothing works any more until the process is restarted. */
+  | 'device_failed'
   | 'device_closed'
 
 export class DeviceError extends Error {

@@ -1,0 +1,254 @@
+import { strict as assert } from 'node:assert'
+import type { OpTable } from '../kernels/registry.ts'
+import { KernelArguments } from './cuda/arguments.ts'
+import { CudaContext } from './cuda/context.ts'
+import type { Driver } from './cuda/driver.ts'
+import { type Gpu, listGpus, requireKernels } from './cuda/gpu.ts'
+import type { KernelImages, LaunchTable } from './cuda/images.ts'
+import type { DevicePointer, Launch, LaunchOp, LaunchTarget } from './cuda/launch.ts'
+import { LoadedModules } from './cuda/modules.ts'
+import { RecordedSteps, StepRecording } from './cuda/recorded-steps.ts'
+import { Staging } from './cuda/staging.ts'
+import { type Device, DeviceError, type DeviceFormats, type DeviceMemory } from './device.ts'
+import { type DeviceBuffer, type Tensor, tensorBytes } from './tensor.ts'
+
+export interface CudaOptions {
+  /** Which GPU, in the driver's order; absent: the first. */
+  readonly ordinal?: number
+}
+
+interface GpuBuffer {
+  readonly label: string
+  readonly address: DevicePointer
+  readonly bytes: number
+}
+
+/**
+ * One NVIDIA GPU over the driver API. Everything runs in one stream, in the order it was given; only
+ * `read` and `synchronise` wait, and faults of kernels show there. Ops are launched one by one, or as
+ * a recorded step in one call.
+ */
+export class CudaDevice implements Device, LaunchTarget {
+  readonly name = 'cuda'
+  readonly formats: DeviceFormats
+  readonly gpu: Gpu
+  readonly context: CudaContext
+  readonly #launchers: LaunchTable
+  readonly #modules: LoadedModules
+  readonly #staging: Staging
+  readonly #arguments: KernelArguments
+  readonly #steps: RecordedSteps
+  readonly #buffers = new Map<DeviceBuffer, GpuBuffer>()
+  /** What launches of one op hand values to each other in, by name. */
+  readonly #rooms = new Map<string, DeviceBuffer>()
+  #recording: StepRecording | null = null
+  #lastHandle = 0
+  #allocatedBytes = 0
+  #peakBytes = 0
+  #closed = false
+
+  /** Throws `CudaError` where the GPU is not there or no kernel was built for it. */
+  constructor(driver: Driver, images: KernelImages, { ordinal = 0 }: CudaOptions = {}) {
+    const gpu = listGpus(driver)[ordinal]
+    assert(gpu !== undefined, `GPU ${ordinal} is among those the driver shows`)
+    requireKernels(gpu, images)
+    this.gpu = gpu
+    this.formats = images.formats
+    this.#launchers = images.launchers
+    this.context = new CudaContext(driver, ordinal)
+    this.#steps = new RecordedSteps(this.context)
+    try {
+      this.#modules = new LoadedModules(this.context, images)
+      this.#staging = new Staging(this.context)
+    } catch (error) {
+      this.context.close()
+      throw error
+    }
+    this.#arguments = new KernelArguments((memory) => driver.addressOf(memory))
+  }
+
+  /** Steps that were run as one graph so far. */
+  get replays(): number {
+    return this.#steps.replays
+  }
+
+  alloc(bytes: number, label: string): DeviceBuffer {
+    this.#assertOpen()
+    if (!Number.isSafeInteger(bytes) || bytes <= 0) {
+      throw this.#error('out_of_range', `cannot allocate ${bytes} bytes for ${label}`)
+    }
+    const buffer = this.#take(bytes, label)
+    this.#allocatedBytes += bytes
+    this.#peakBytes = Math.max(this.#peakBytes, this.#allocatedBytes)
+    return buffer
+  }
+
+  free(buffer: DeviceBuffer): void {
+    this.#allocatedBytes -= this.#buffer(buffer).bytes
+    this.#release(buffer)
+  }
+
+  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
+    const target = this.#range(buffer, offset, bytes.byteLength)
+    this.#assertNotRecording('write')
+    this.#staging.write(target, bytes)
+  }
+
+  read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void {
+    const source = this.#range(buffer, offset, into.byteLength)
+    this.#assertNotRecording('read')
+    this.#staging.read(source, into)
+  }
+
+  run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void {
+    this.#assertOpen()
+    const launcher: LaunchOp<OpTable[Op]> | undefined = this.#launchers[op]
+    if (launcher === undefined) throw this.#error('unsupported_op', `there is no op ${op}`)
+    for (const launch of launcher(args, this)) this.#launch(op, launch)
+  }
+
+  replay<T>(key: string, body: () => T): T {
+    this.#assertOpen()
+    assert(this.#recording === null, 'steps are not recorded inside each other')
+    const replayed = this.#steps.replay(key)
+    // What this key's own body returned when it was recorded.
+    if (replayed !== null) return replayed.result as T
+    const recording = new StepRecording(this.context)
+    this.#recording = recording
+    try {
+      const result = body()
+      this.#recording = null
+      this.#steps.keep(key, recording, result)
+      return result
+    } catch (error) {
+      this.#recording = null
+      recording.abandon()
+      if (!this.context.failed) recording.finish()
+      throw error
+    }
+  }
+
+  synchronise(): void {
+    this.#assertOpen()
+    this.context.synchronise()
+  }
+
+  /** What was asked for; rooms for launches come on top of it. */
+  memory(): DeviceMemory {
+    this.#assertOpen()
+    return {
+      allocatedBytes: this.#allocatedBytes,
+      peakBytes: this.#peakBytes,
+      buffers: this.#buffers.size - this.#rooms.size,
+    }
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    if (!this.context.failed) this.#giveBack()
+    this.context.close()
+  }
+
+  address(tensor: Tensor): DevicePointer {
+    return this.#range(tensor.buffer, tensor.byteOffset, tensorBytes(tensor), true)
+  }
+
+  scratch(name: string, bytes: number): DevicePointer {
+    return this.#room(name, bytes).address
+  }
+
+  counters(count: number): DevicePointer {
+    const room = this.#room('counters', 4 * count)
+    if (room.isNew) this.#staging.write(room.address, new Uint8Array(4 * count))
+    return room.address
+  }
+
+  #room(name: string, bytes: number): { readonly address: DevicePointer; readonly isNew: boolean } {
+    const held = this.#rooms.get(name)
+    const fits = held !== undefined && this.#buffer(held).bytes >= bytes
+    if (held !== undefined && !fits) this.#release(held)
+    const buffer = fits ? held : this.#take(Math.max(1, bytes), `room for ${name}`)
+    this.#rooms.set(name, buffer)
+    this.#recording?.buffers.add(buffer)
+    return { address: this.#buffer(buffer).address, isNew: !fits }
+  }
+
+  #take(bytes: number, label: string): DeviceBuffer {
+    const address = this.context.allocate(bytes)
+    if (address === null) throw this.#outOfMemory(bytes, label)
+    const handle = ++this.#lastHandle as DeviceBuffer
+    this.#buffers.set(handle, { label, address, bytes })
+    return handle
+  }
+
+  #release(buffer: DeviceBuffer): void {
+    const { address } = this.#buffer(buffer)
+    this.#steps.forget(buffer)
+    if (this.#recording?.buffers.has(buffer) === true) this.#recording.abandon()
+    this.context.release(address)
+    this.#buffers.delete(buffer)
+  }
+
+  #launch(op: string, { kernel, grid, block, sharedBytes, args }: Launch): void {
+    const loaded = this.#modules.kernel(kernel, sharedBytes)
+    if (loaded === null) throw this.#error('unsupported_op', `${op} has no kernel ${kernel}`)
+    this.#arguments.pack(args)
+    const { pointers } = this.#arguments
+    const { stream } = this.context
+    const shape = [...grid, ...block, sharedBytes] as const
+    this.context.call('cuLaunchKernel', loaded.handle, ...shape, stream, pointers, null)
+    this.#recording?.add(loaded.handle, shape, pointers)
+  }
+
+  #giveBack(): void {
+    this.#steps.close()
+    for (const { address } of this.#buffers.values()) this.context.release(address)
+    this.#buffers.clear()
+    // What is still running may use all of what follows.
+    this.context.synchronise()
+    this.#staging.close()
+    this.#modules.close()
+  }
+
+  #range(buffer: DeviceBuffer, offset: number, bytes: number, launched = false): DevicePointer {
+    const { label, address, bytes: size } = this.#buffer(buffer)
+    if (!Number.isSafeInteger(offset) || offset < 0 || offset + bytes > size) {
+      throw this.#error(
+        'out_of_range',
+        `bytes ${offset}…${offset + bytes} are outside ${label} of ${size}`,
+      )
+    }
+    if (launched) this.#recording?.buffers.add(buffer)
+    return address + BigInt(offset)
+  }
+
+  #buffer(buffer: DeviceBuffer): GpuBuffer {
+    this.#assertOpen()
+    const found = this.#buffers.get(buffer)
+    if (found !== undefined) return found
+    const past = buffer >= 1 && buffer <= this.#lastHandle
+    throw this.#error(
+      'unknown_buffer',
+      past ? `buffer ${buffer} was freed` : `buffer ${buffer} was never allocated here`,
+    )
+  }
+
+  #outOfMemory(bytes: number, label: string): DeviceError {
+    const { freeBytes, totalBytes } = this.context.memory()
+    const free = `${freeBytes} of ${totalBytes} are free on GPU ${this.gpu.ordinal}`
+    return this.#error('out_of_memory', `no ${bytes} bytes for ${label}: ${free}`)
+  }
+
+  #assertNotRecording(what: string): void {
+    assert(this.#recording === null, `a recorded step has ops alone, not a ${what}`)
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw this.#error('device_closed', 'the device was closed')
+  }
+
+  #error(code: DeviceError['code'], message: string): DeviceError {
+    return new DeviceError(code, this.name, message)
+  }
+}
