@@ -137,8 +137,16 @@ describe.skipIf('reason' in built)('the CUDA device on a machine that is not the
       const some = tensor(device, [1])
       refuses('unsupported_op', () =>
         device.run('hc-head', {
-          ...{ streams: some, pending: null, picks: some, fn: some, scale: some, base: some },
-          ...{ norm: some, hcEps: 0, normEps: 0, output: some },
+          streams: some,
+          pending: null,
+          picks: some,
+          fn: some,
+          scale: some,
+          base: some,
+          norm: some,
+          hcEps: 0,
+          normEps: 0,
+          output: some,
         }),
       )
       refuses(
@@ -344,13 +352,10 @@ describe.skipIf('reason' in built)('the CUDA device on a machine that is not the
 
     it('describes its GPUs', async () => {
       const driver = await machine().open({ devices: 2, architecture: 120, memoryBytes: 5000 })
-      expect(
-        listGpus(driver).map(({ ordinal, name, architecture, totalBytes }) => [
-          ...[ordinal, name, architecture, totalBytes],
-        ]),
-      ).toEqual([
-        [0, 'fake GPU 0', 120, 5000],
-        [1, 'fake GPU 1', 120, 5000],
+      const gpus = listGpus(driver)
+      expect(gpus).toMatchObject([
+        { ordinal: 0, name: 'fake GPU 0', architecture: 120, totalBytes: 5000 },
+        { ordinal: 1, name: 'fake GPU 1', architecture: 120, totalBytes: 5000 },
       ])
     })
 
