@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config'
 import { PlainSummary } from './support/plain-summary.ts'
 
 const root = new URL('..', import.meta.url).pathname
+const globalSetup = `${root}test/support/native-kernels.ts`
 
 /**
  * Four projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
@@ -16,6 +17,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
+          globalSetup,
           include: ['{gpu-backend,weights,infra}/**/*.test.ts'],
         },
       },
@@ -31,6 +33,7 @@ export default defineConfig({
       {
         test: {
           name: 'engine',
+          globalSetup,
           include: ['test/{engine,kernels,weights}/**/*.test.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
@@ -39,6 +42,7 @@ export default defineConfig({
       {
         test: {
           name: 'e2e',
+          globalSetup,
           include: ['test/e2e/**/*.test.ts'],
           fileParallelism: false,
           testTimeout: 120_000,

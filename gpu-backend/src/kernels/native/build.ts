@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -12,7 +13,7 @@ import { holding } from './build-lock.ts'
 export type Sanitizer = 'address' | 'undefined' | 'address,undefined' | 'thread'
 
 export interface BuildOptions {
-  /** Every `.cc` below it becomes part of the addon, except those in a folder named `testing`. */
+  /** Every `.cc` below it becomes part of the addon, except those in folders named `testing` or `cuda`. */
   readonly sourceDir?: string
   /** Where objects and addons are kept by the hash of what they were made from. */
   readonly cacheDir?: string
@@ -27,12 +28,15 @@ export type NativeBuild = { readonly path: string } | { readonly reason: string 
 
 const root = fileURLToPath(new URL('../../../..', import.meta.url))
 const run = promisify(execFile)
+const { resolve } = createRequire(import.meta.url)
 
 /** No contraction: sums are written in the order they are meant, and only intrinsics fuse. */
 const compileFlags =
   '-std=c++20 -O3 -fPIC -fvisibility=hidden -pthread -ffp-contract=off -fno-math-errno'.split(' ')
 const programFlags = ['-static-libstdc++', '-static-libgcc', '-pthread']
 const sharedFlags = ['-shared', ...programFlags]
+/** A program that finds its own kernels by name. */
+const simtProgramFlags = [...programFlags, '-rdynamic', '-ldl']
 const keptDays = 14
 
 /**
@@ -54,8 +58,31 @@ export function ensureNativeProgram(main: string, options: BuildOptions): Promis
   return ensureBuilt({ what: main, isPart, link: programFlags, ext: 'program' }, options)
 }
 
+/** The CUDA kernels built for the host (`cuda/simt`) as a library, each under `sluice_simt_<kernel>`. */
+export function ensureSimtLibrary(options: BuildOptions = {}): Promise<NativeBuild> {
+  return ensureBuilt(
+    { what: 'the simulated kernels', isPart: inSimt, link: sharedFlags, ext: 'so' },
+    options,
+  )
+}
+
+/** The same kernels as a program that runs launches from its input (`cuda/simt/run.cc`). */
+export function ensureSimtProgram(options: BuildOptions = {}): Promise<NativeBuild> {
+  const isPart = (name: string): boolean => inSimt(name) || name === 'cuda/simt/run.cc'
+  return ensureBuilt(
+    { what: 'the program of simulated kernels', isPart, link: simtProgramFlags, ext: 'program' },
+    options,
+  )
+}
+
 function inAddon(name: string): boolean {
-  return !name.split('/').includes('testing')
+  const folders = name.split('/')
+  return name.endsWith('.cc') && !folders.includes('testing') && !folders.includes('cuda')
+}
+
+function inSimt(name: string): boolean {
+  if (name === 'cuda/simt/simt.cc') return true
+  return name.endsWith('.cu') && !name.split('/').includes('testing')
 }
 
 /** What is linked, and from which of the sources. */
@@ -116,7 +143,7 @@ interface BuildPlan {
 }
 
 function flagsOf(sanitizer: Sanitizer | undefined): readonly string[] {
-  const headers = join(dirname(fileURLToPath(import.meta.resolve('node-api-headers'))), 'include')
+  const headers = join(dirname(resolve('node-api-headers')), 'include')
   const flags = [...compileFlags, `-I${headers}`]
   if (sanitizer === undefined) return flags
   // The last -O counts: half the time to compile, and line numbers that still mean something.
@@ -145,7 +172,7 @@ async function planBuild(
   const sources = new Sources(sourceDir)
   const objects: ObjectFile[] = []
   const all = createHash('sha256').update(JSON.stringify(link))
-  for (const name of names.filter((file) => file.endsWith('.cc') && isPart(file))) {
+  for (const name of names.filter(isPart)) {
     const hash = createHash('sha256').update(JSON.stringify([version, machine, flags]))
     for (const file of [...(await sources.closure(name))].sort()) {
       hash.update(file).update(await sources.read(file))
@@ -200,7 +227,9 @@ async function build(
     for (let next = missing.pop(); next !== undefined && failure === null; next = missing.pop()) {
       const { source, path } = next
       const what = relative(root, source)
-      const refused = await produce(toolchain, ['-c', source], toolchain.flags, path, what)
+      // Device code is C++ to a host compiler, with the header that stands in for CUDA.
+      const input = source.endsWith('.cu') ? ['-x', 'c++', '-c', source] : ['-c', source]
+      const refused = await produce(toolchain, input, toolchain.flags, path, what)
       if (refused !== null) failure = refused
     }
   }
