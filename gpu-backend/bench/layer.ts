@@ -48,7 +48,7 @@ export const layerBench: Bench = async (print) => {
       ratios[`${kind}, ${rows}, of read`] = round3(result.ofRead)
     }
   }
-  print(yardsticks.describe())
+  print(yardsticks.describeRead())
   yardsticks.close()
   return { conditions, ratios }
 }
