@@ -1,8 +1,8 @@
 import { strict as assert } from 'node:assert'
 import { ModelError, type Model, type Segment, type Sequence } from '../model/model.ts'
 import type { EndReason, EngineEvent, GenerationRequest } from './protocol.ts'
-import { seededRandom, type Random } from './random.ts'
-import { logprobsOf, sampleToken } from './sampling.ts'
+import type { Random } from './random.ts'
+import { createSampler, type Sampler } from './sampler.ts'
 import { Scheduler, type ScheduledSegment, type SchedulerLimits } from './scheduler.ts'
 
 /** The part of a model that generating text needs. */
@@ -21,7 +21,7 @@ export interface EngineOptions {
 
 interface Generation {
   readonly request: GenerationRequest
-  readonly random: Random
+  readonly sampler: Sampler
   /** null until the request has a place in the running set. */
   sequence: Sequence | null
   lastToken: number
@@ -55,7 +55,7 @@ export class Engine {
 
   /** Queues a request. Every request ends in exactly one `finished` event. */
   submit(request: GenerationRequest): void {
-    const { id, prompt, outputTokensMax, sampling } = request
+    const { id, prompt, outputTokensMax, sampling, topLogprobs } = request
     const { maxPositionEmbeddings, vocabSize } = this.#model.shape
     assert(prompt.length + outputTokensMax <= maxPositionEmbeddings, 'the answer fits the window')
     assert(
@@ -66,7 +66,7 @@ export class Engine {
     const status = this.#scheduler.submit({ id, promptTokens: prompt.length, outputTokensMax })
     const generation: Generation = {
       request,
-      random: seededRandom(seed),
+      sampler: createSampler({ sampling, seed, topLogprobs, constraint: null }),
       sequence: null,
       lastToken: -1,
       generated: 0,
@@ -149,11 +149,10 @@ export class Engine {
   }
 
   #sample(generation: Generation, logits: Float32Array): void {
-    const { id, sampling, topLogprobs } = generation.request
-    const token = sampleToken(logits, sampling, generation.random)
+    const { id } = generation.request
+    const { token, logprobs } = generation.sampler.next(logits)
     generation.lastToken = token
     generation.generated += 1
-    const logprobs = topLogprobs === null ? null : logprobsOf(logits, token, topLogprobs)
     this.#events.push({ kind: 'token', id, token, logprobs })
     if (token === this.#model.shape.eosTokenId) this.#finish(generation, 'stop')
     else if (this.#scheduler.isExhausted(id)) this.#finish(generation, 'length')
