@@ -1,6 +1,6 @@
 import { strict as assert } from 'node:assert'
 import type { Device } from '../device/device.ts'
-import type { DType, Tensor } from '../device/tensor.ts'
+import { type DType, type Tensor, tensorBytes } from '../device/tensor.ts'
 import { pageTokens } from '../kernels/batch.ts'
 import {
   type CompactLayout,
@@ -11,6 +11,7 @@ import {
 import { ModelError } from './error.ts'
 import type { CacheCapacity } from './model.ts'
 import { Pool, type PooledTensor } from './pool.ts'
+import { decodePrefix, encodePrefix } from './prefix-bytes.ts'
 import { type LayerShape, type ModelShape, poolSpan } from './shape.ts'
 import { Snapshots } from './snapshots.ts'
 
@@ -146,6 +147,11 @@ export class Cache {
     this.boundaryStreams = this.draft === null ? null : this.#boundaryStreams(shape)
   }
 
+  /** What the bytes of a prefix are made of. */
+  get #layout(): string {
+    return JSON.stringify({ snapshot: this.#snapshots.kinds, page: this.#pages.kinds })
+  }
+
   /** i32 `[slots, pages a sequence]`. */
   get pageTable(): Tensor {
     return this.#pageTable.tensor
@@ -277,10 +283,50 @@ export class Cache {
     this.#snapshots.give(prefix.place)
   }
 
+  /** All that is kept of a prefix, read off the device. */
+  read(prefix: KeptPrefix): Uint8Array {
+    const { length, drafted } = prefix
+    const tensors = this.#tensorsOf(prefix)
+    const contents = new Uint8Array(totalBytes(tensors))
+    let at = 0
+    for (const tensor of tensors) {
+      const into = contents.subarray(at, at + tensorBytes(tensor))
+      this.#device.read(tensor.buffer, tensor.byteOffset, into)
+      at += into.length
+    }
+    return encodePrefix(this.#layout, { length, drafted, contents })
+  }
+
+  /** Makes bytes that `read` gave a prefix again. Null when no place or too few pages are left. */
+  write(bytes: Uint8Array): KeptPrefix | null {
+    const { length, drafted, contents } = decodePrefix(this.#layout, bytes)
+    const count = length / pageTokens
+    if (this.#snapshots.left === 0 || this.#pages.left < count) return null
+    const place = this.#snapshots.take()
+    const pages = Array.from({ length: count }, () => this.#pages.take())
+    const prefix = new KeptPrefix({ length, drafted, place, pages })
+    const tensors = this.#tensorsOf(prefix)
+    assert.equal(contents.length, totalBytes(tensors), 'a checked prefix is complete')
+    let at = 0
+    for (const tensor of tensors) {
+      const from = contents.subarray(at, at + tensorBytes(tensor))
+      this.#device.write(tensor.buffer, tensor.byteOffset, from)
+      at += from.length
+    }
+    return prefix
+  }
+
   close(): void {
     this.#slots.close()
     this.#pages.close()
     this.#snapshots.close()
+  }
+
+  #tensorsOf({ place, pages }: KeptPrefix): readonly Tensor[] {
+    return [
+      ...this.#snapshots.tensorsOf(place),
+      ...pages.flatMap((page) => this.#pages.tensorsOf(page)),
+    ]
   }
 
   /** Shares the prefix's pages and copies its rings. */
@@ -366,6 +412,10 @@ interface RowKind {
   readonly width: number
   readonly dtype: DType
   readonly extent: number
+}
+
+function totalBytes(tensors: readonly Tensor[]): number {
+  return tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0)
 }
 
 function pagesFor(tokens: number): number {

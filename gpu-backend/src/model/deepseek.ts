@@ -73,14 +73,20 @@ export class DeepSeekModel implements Model {
   }
 
   keepPrefix(sequence: Sequence): CachedPrefix | null {
-    const prefix = this.#machine.cache.keep(this.#cached(sequence))
-    if (prefix !== null) this.#prefixes.set(prefix, prefix)
-    return prefix
+    return this.#remember(this.#machine.cache.keep(this.#cached(sequence)))
   }
 
   dropPrefix(prefix: CachedPrefix): void {
     this.#machine.cache.drop(this.#kept(prefix))
     this.#prefixes.delete(prefix)
+  }
+
+  readPrefix(prefix: CachedPrefix): Uint8Array {
+    return this.#machine.cache.read(this.#kept(prefix))
+  }
+
+  writePrefix(bytes: Uint8Array): CachedPrefix | null {
+    return this.#remember(this.#machine.cache.write(bytes))
   }
 
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[] {
@@ -258,6 +264,11 @@ export class DeepSeekModel implements Model {
     const cached = this.#sequences.get(sequence)
     assert(cached !== undefined, 'the sequence belongs to this model and was not released')
     return cached
+  }
+
+  #remember(prefix: KeptPrefix | null): CachedPrefix | null {
+    if (prefix !== null) this.#prefixes.set(prefix, prefix)
+    return prefix
   }
 
   #kept(prefix: CachedPrefix): KeptPrefix {

@@ -3,6 +3,8 @@ export type ModelErrorCode =
   | 'cache_full'
   /** A sequence longer than the model's context, or than its own ceiling. */
   | 'context_exceeded'
+  /** Bytes that are no prefix of this cache, or are damaged. */
+  | 'prefix_unusable'
   /** A config whose dimensions the kernels cannot take. */
   | 'shape_unsupported'
   /** The checkpoint is sound but does not fit what the model needs of it. */

@@ -88,6 +88,14 @@ export interface Model {
   keepPrefix(sequence: Sequence): CachedPrefix | null
   /** Sequences that started behind it keep what they share with it. */
   dropPrefix(prefix: CachedPrefix): void
+  /** A prefix as bytes with a checksum, good for a model of the same checkpoint loaded the same way. */
+  readPrefix(prefix: CachedPrefix): Uint8Array
+  /**
+   * Makes such bytes a prefix again. Null when no place or too few pages are left; throws `ModelError`
+   * `prefix_unusable` where they are damaged, or of a cache laid out in another way. That the weights
+   * are the same is the caller's to know.
+   */
+  writePrefix(bytes: Uint8Array): CachedPrefix | null
   /**
    * Runs one step over prefill chunks and decode tokens together. Gives one row of `vocabSize`
    * logits for each row asked for, in segment order. A row does not depend on its neighbours.

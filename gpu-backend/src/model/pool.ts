@@ -1,10 +1,17 @@
 import { strict as assert } from 'node:assert'
 import type { Device } from '../device/device.ts'
-import { byteLength, type DType, sliceRows, type Tensor, tensorBytes } from '../device/tensor.ts'
+import {
+  byteLength,
+  type DType,
+  sliceRows,
+  stackItem,
+  type Tensor,
+  tensorBytes,
+} from '../device/tensor.ts'
 import { copy } from '../kernels/copy/copy.ts'
 
 /** What one member of a pool is made of. */
-interface PooledKind {
+export interface PooledKind {
   readonly label: string
   readonly dtype: DType
   /** Shape of one item; the pooled tensor has one extent more in front. */
@@ -85,6 +92,15 @@ export class Pool {
 
   get allocatedBytes(): number {
     return this.#members.reduce((sum, member) => sum + member.allocatedBytes, 0)
+  }
+
+  get kinds(): readonly PooledKind[] {
+    return this.#members.map(({ kind }) => kind)
+  }
+
+  /** What an item is made of, a tensor a member. */
+  tensorsOf(item: number): readonly Tensor[] {
+    return this.#members.map(({ tensor }) => stackItem(tensor, item))
   }
 
   /** Adds a tensor; all are added before the first item is taken. */

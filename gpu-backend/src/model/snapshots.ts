@@ -3,7 +3,7 @@ import type { Device } from '../device/device.ts'
 import { sliceRows, stackItem, type Tensor } from '../device/tensor.ts'
 import { pageTokens } from '../kernels/batch.ts'
 import { copy } from '../kernels/copy/copy.ts'
-import { Pool, type PooledTensor } from './pool.ts'
+import { Pool, type PooledKind, type PooledTensor } from './pool.ts'
 
 /** A ring of the slots, and where its rows lie in a snapshot: in ascending position. */
 interface KeptRing {
@@ -75,9 +75,13 @@ export class Snapshots {
     this.#eachRun(place, to, (ring, kept) => copy(this.#device, { from: kept, to: ring }))
   }
 
+  get kinds(): readonly PooledKind[] {
+    return this.#places.kinds
+  }
+
   /** What a place holds, one tensor a ring. */
   tensorsOf(place: number): readonly Tensor[] {
-    return this.#members.map(({ kept }) => stackItem(kept.tensor, place))
+    return this.#places.tensorsOf(place)
   }
 
   close(): void {
