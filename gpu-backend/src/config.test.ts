@@ -37,6 +37,7 @@ describe('parseConfig', () => {
       backendId: 'local-1',
       host: '127.0.0.1',
       port: 8080,
+      metricsPort: null,
       edgeUrl: 'http://127.0.0.1:8787',
       spoolDir: '/var/spool/sluice',
       logLevel: 'info',
@@ -46,6 +47,8 @@ describe('parseConfig', () => {
         contextTokensMax: null,
         cacheTokens: 4_194_304,
         spoolRecordsMax: 100_000,
+        resumeUnitsPerStreamMax: 4_194_304,
+        resumeUnitsMax: 268_435_456,
       },
       timings: {
         keepAliveMs: 1000,
@@ -54,6 +57,7 @@ describe('parseConfig', () => {
         wholeAnswerLimitMs: 590_000,
         shutdownGraceMs: 10_000,
         idleConnectionMs: 120_000,
+        reportIntervalMs: 250,
       },
     })
     expect(Object.isFrozen(config) && Object.isFrozen(config.limits)).toBe(true)

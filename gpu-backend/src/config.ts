@@ -22,6 +22,8 @@ export interface Timings {
   readonly shutdownGraceMs: number
   /** A connection on which nothing moves for so long is closed. */
   readonly idleConnectionMs: number
+  /** The edge hears this often what can be taken. */
+  readonly reportIntervalMs: number
 }
 
 export interface Limits {
@@ -33,6 +35,9 @@ export interface Limits {
   readonly cacheTokens: number
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
   readonly spoolRecordsMax: number
+  /** Text kept for resuming one stream, and of all ended streams together, in UTF-16 units. */
+  readonly resumeUnitsPerStreamMax: number
+  readonly resumeUnitsMax: number
 }
 
 export interface Config {
@@ -45,6 +50,8 @@ export interface Config {
   readonly backendId: string
   readonly host: string
   readonly port: number
+  /** `/metrics` answers here alone; null: on the port of everything else. */
+  readonly metricsPort: number | null
   readonly edgeUrl: string
   readonly edgePublicKey: CryptoKey
   readonly recordPrivateKey: CryptoKey
@@ -93,6 +100,7 @@ const environmentSchema = z.object({
   SLUICE_BACKEND_ID: name('a name of its own for this backend'),
   SLUICE_HOST: z.string().min(1, 'is empty').default('127.0.0.1'),
   SLUICE_PORT: whole(8080, 0, 65_535),
+  SLUICE_METRICS_PORT: whole(0, 0, 65_535),
   SLUICE_EDGE_URL: required('the base URL of the edge, which takes the usage records').pipe(
     z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
   ),
@@ -110,12 +118,15 @@ const environmentSchema = z.object({
     `must be a multiple of ${pageTokens}`,
   ),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
+  SLUICE_MAX_STREAM_BUFFER: whole(4 * 2 ** 20, 1024),
+  SLUICE_MAX_STREAM_BUFFERS: whole(256 * 2 ** 20, 1024),
   SLUICE_KEEP_ALIVE_MS: whole(1000, 1, 15_000),
   SLUICE_HOLD_MS: whole(20_000, 1, 600_000),
   SLUICE_QUEUE_LIMIT_MS: whole(600_000, 1),
   SLUICE_WHOLE_ANSWER_LIMIT_MS: whole(590_000, 1),
   SLUICE_SHUTDOWN_GRACE_MS: whole(10_000, 0, 600_000),
   SLUICE_IDLE_CONNECTION_MS: whole(120_000, 1000),
+  SLUICE_REPORT_INTERVAL_MS: whole(250, 50, 10_000),
 })
 
 type Environment = z.infer<typeof environmentSchema>
@@ -139,6 +150,7 @@ export async function parseConfig(
     backendId: read.SLUICE_BACKEND_ID,
     host: read.SLUICE_HOST,
     port: read.SLUICE_PORT,
+    metricsPort: read.SLUICE_METRICS_PORT === 0 ? null : read.SLUICE_METRICS_PORT,
     edgeUrl: read.SLUICE_EDGE_URL,
     edgePublicKey: await key(read, 'SLUICE_EDGE_PUBLIC_KEY', importPublicKey),
     recordPrivateKey: await key(read, 'SLUICE_RECORD_PRIVATE_KEY', importPrivateKey),
@@ -175,6 +187,8 @@ function limitsOf(read: Environment): Limits {
     contextTokensMax: contextTokensMax === 0 ? null : contextTokensMax,
     cacheTokens: read.SLUICE_CACHE_TOKENS,
     spoolRecordsMax: read.SLUICE_MAX_SPOOL_RECORDS,
+    resumeUnitsPerStreamMax: read.SLUICE_MAX_STREAM_BUFFER,
+    resumeUnitsMax: read.SLUICE_MAX_STREAM_BUFFERS,
   })
 }
 
@@ -186,5 +200,6 @@ function timingsOf(read: Environment): Timings {
     wholeAnswerLimitMs: read.SLUICE_WHOLE_ANSWER_LIMIT_MS,
     shutdownGraceMs: read.SLUICE_SHUTDOWN_GRACE_MS,
     idleConnectionMs: read.SLUICE_IDLE_CONNECTION_MS,
+    reportIntervalMs: read.SLUICE_REPORT_INTERVAL_MS,
   })
 }

@@ -28,7 +28,9 @@ import { createLog } from '../../gpu-backend/src/log.ts'
 import { loadModel } from '../../gpu-backend/src/model/model.ts'
 import { createApp } from '../../gpu-backend/src/server/app.ts'
 import { Backend } from '../../gpu-backend/src/server/backend.ts'
+import { CapacityMeter } from '../../gpu-backend/src/server/capacity.ts'
 import { RequestIds } from '../../gpu-backend/src/server/request-ids.ts'
+import { ServerMetrics } from '../../gpu-backend/src/server/server-metrics.ts'
 import { startBackend } from '../../gpu-backend/src/server/start.ts'
 import {
   backendEnv,
@@ -39,6 +41,7 @@ import {
   startFakeEdge,
 } from '../support/gpu-backend.ts'
 import { makeScratch, type Scratch } from '../support/scratch.ts'
+import { encodingHere, noRecords } from '../support/fake-server-parts.ts'
 import { tokensOf, toyServed } from '../support/toy-served.ts'
 
 const BATCH1 = { tokens: 100, rounds: 7 }
@@ -181,16 +184,20 @@ async function benchFlood({ keys, scratch, edgeUrl }: Surroundings, print: Print
     engine: new EngineClient({ thread, limits: scheduler, onStatus: () => undefined }),
     requestIds: new RequestIds(),
     keepUsage: () => Promise.resolve(),
-    pendingRecords: () => 0,
+    records: noRecords,
+    metrics: new ServerMetrics(),
     log,
     now: Date.now,
     random: Math.random,
     randomId: () => 'c0a80101-0000-4000-8000-000000000000',
   })
-  backend.setServed(toyServed({ contextTokens: 1_048_576 }))
+  backend.setServed(toyServed({ contextTokens: 1_048_576 }), encodingHere())
   thread.report({ kind: 'ready', device: 'none' })
   const edgePublicKey = await importPublicKey(keys.edgePublicJwk)
-  const app = createApp({ backend, pool: POOL, edgePublicKey, log, now: Date.now })
+  const claims = { pool: POOL, backendId: 'bench', incarnation: 'bench' }
+  const capacity = new CapacityMeter({ backend, claims, now: Date.now })
+  const options = { backend, capacity, metrics: true, pool: POOL, edgePublicKey, log }
+  const app = createApp({ ...options, now: Date.now })
   const listener = getRequestListener(app.fetch)
   const server = createServer((incoming, outgoing) => void listener(incoming, outgoing))
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

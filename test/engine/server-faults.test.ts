@@ -13,7 +13,10 @@ import type {
 import type { KeepUsage } from '../../gpu-backend/src/records/recorder.ts'
 import { createApp } from '../../gpu-backend/src/server/app.ts'
 import { Backend } from '../../gpu-backend/src/server/backend.ts'
+import { CapacityMeter } from '../../gpu-backend/src/server/capacity.ts'
 import { RequestIds } from '../../gpu-backend/src/server/request-ids.ts'
+import { ServerMetrics } from '../../gpu-backend/src/server/server-metrics.ts'
+import { encodingHere, noRecords } from '../support/fake-server-parts.ts'
 import {
   callerOf,
   makeServiceKeys,
@@ -91,6 +94,8 @@ beforeEach(async () => {
         contextTokensMax: null,
         cacheTokens: 4096,
         spoolRecordsMax: 10,
+        resumeUnitsPerStreamMax: 2000,
+        resumeUnitsMax: 5000,
       },
       timings: {
         keepAliveMs: 20,
@@ -99,6 +104,7 @@ beforeEach(async () => {
         wholeAnswerLimitMs: 10_000,
         shutdownGraceMs: 1000,
         idleConnectionMs: 10_000,
+        reportIntervalMs: 50,
       },
     },
     engine: new EngineClient({ thread, limits: scheduler, onStatus: quiet }),
@@ -108,14 +114,23 @@ beforeEach(async () => {
       kept.push(usage)
       return Promise.resolve()
     },
-    pendingRecords: () => pendingRecords,
+    records: {
+      ...noRecords,
+      get pendingCount() {
+        return pendingRecords
+      },
+    },
+    metrics: new ServerMetrics(),
     log,
     now: Date.now,
     random: () => 0.5,
     randomId: () => 'id',
   })
   const edgePublicKey = await importPublicKey(keys.edgePublicJwk)
-  const app = createApp({ backend, pool: POOL, edgePublicKey, log, now: Date.now })
+  const claims = { pool: POOL, backendId: 'test-1', incarnation: 'first' }
+  const capacity = new CapacityMeter({ backend, claims, now: Date.now })
+  const options = { backend, capacity, metrics: true, pool: POOL, edgePublicKey, log }
+  const app = createApp({ ...options, now: Date.now })
   const listener = getRequestListener(app.fetch)
   server = createServer((incoming, outgoing) => void listener(incoming, outgoing))
   server.on('connection', (socket: Socket) => connections.push(socket))
@@ -133,7 +148,7 @@ afterEach(() => {
 })
 
 function makeReady(): void {
-  backend.setServed(toyServed())
+  backend.setServed(toyServed(), encodingHere())
   thread.report({ kind: 'ready', device: 'scripted' })
 }
 
@@ -230,7 +245,7 @@ describe('a full or unready backend', () => {
     expect((await fetch(`${url}/health`)).status).toBe(200)
     expect((await whole()).status).toBe(503)
     expect((await caller.call('/v1/models')).status).toBe(503)
-    backend.setServed(toyServed())
+    backend.setServed(toyServed(), encodingHere())
     expect((await whole()).status).toBe(503)
     expect((await caller.call('/v1/models')).status).toBe(200)
   })
@@ -244,7 +259,7 @@ describe('a full or unready backend', () => {
     thread.say(1, 'Still here')
     thread.happen({ kind: 'finished', id: 1, reason: 'length', generated: 1 })
     expect(parseStream(await running.text()).events.at(-1)).toBe('[DONE]')
-    await backend.whenIdle()
+    await backend.requests.whenIdle()
   })
 
   it('takes no request while too many records wait for the edge', async () => {

@@ -158,15 +158,23 @@ function toBody(body: unknown): string | Uint8Array<ArrayBuffer> {
   return body instanceof Uint8Array ? new Uint8Array(body) : JSON.stringify(body)
 }
 
-/** The parts of a stream: comments, the JSON of each event, and `[DONE]` as it is. */
-export function parseStream(text: string): { comments: string[]; events: unknown[] } {
+/** The parts of a stream: comments, the JSON of each event, `[DONE]` as it is, and the ids. */
+export function parseStream(text: string): {
+  comments: string[]
+  events: unknown[]
+  ids: number[]
+} {
   const blocks = text.split('\n\n').filter((block) => block !== '')
   const comments = blocks.filter((block) => block.startsWith(':'))
-  const events = blocks.flatMap((block): unknown[] => {
-    if (block.startsWith(':')) return []
+  const ids: number[] = []
+  const events = blocks.flatMap((whole): unknown[] => {
+    if (whole.startsWith(':')) return []
+    const id = /^id: (\d+)\n/.exec(whole)
+    if (id !== null) ids.push(Number(id[1]))
+    const block = whole.slice(id?.[0].length ?? 0)
     if (!block.startsWith('data: ')) throw new Error(`neither comment nor data: ${block}`)
     const data = block.slice('data: '.length)
     return [data === '[DONE]' ? data : (JSON.parse(data) as unknown)]
   })
-  return { comments, events }
+  return { comments, events, ids }
 }

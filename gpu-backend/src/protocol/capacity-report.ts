@@ -30,7 +30,7 @@ export const capacityReportSchema = z.object({
   backendId: name,
   /** Drawn anew by every process: what an earlier one has said or promised is void. */
   incarnation: name,
-  /** Goes up by one with each report of an incarnation, over all its connections. */
+  /** Goes up with each report of an incarnation, over all its connections; may leave numbers out. */
   seq: z.int().min(1),
   atMs: count,
   /** Cache that no request holds or that can be had at once, in tokens. */

@@ -1,5 +1,5 @@
 import type { CryptoKey } from 'jose'
-import { CompactSign, compactVerify } from 'jose'
+import { base64url, CompactSign, compactVerify } from 'jose'
 import { z } from 'zod'
 
 /**
@@ -30,7 +30,10 @@ export const usageRecordSchema = z
     /** Tokens generated, reasoning included. */
     completionTokens: count,
     reasoningTokens: count,
-    /** Of those generated, how many had been written to the client's stream when it ended. */
+    /**
+     * Of those generated, how many had been written to the client's stream when it ended, or to the
+     * buffer kept for a client that may resume.
+     */
     deliveredTokens: count,
     outcome: z.enum(['stop', 'length', 'tool_calls', 'cancelled', 'failed']),
     acceptedAtMs: unixMs,
@@ -85,6 +88,20 @@ export async function verifyUsageRecord(
     return usageRecordSchema.parse(JSON.parse(new TextDecoder().decode(payload)))
   } catch {
     // Forged, malformed or from another version: refused alike, the sender keeps its copy.
+    return null
+  }
+}
+
+/**
+ * The record inside a JWS of one's own, read back without checking its signature; null when there is
+ * none. For what others send, use `verifyUsageRecord`.
+ */
+export function unverifiedRecord(jws: string): UsageRecord | null {
+  try {
+    const payload = base64url.decode(jws.split('.')[1] ?? '')
+    return usageRecordSchema.parse(JSON.parse(new TextDecoder().decode(payload)))
+  } catch {
+    // Not one of ours after all.
     return null
   }
 }

@@ -4,10 +4,13 @@ import { signUsageRecord, type UsageRecord } from '#protocol/usage-record.ts'
 import type { RecordSpool } from './spool.ts'
 
 /** What one request used, as far as the request itself knows. */
-type MeasuredUsage = Omit<
+export interface MeasuredUsage extends Omit<
   UsageRecord,
   'version' | 'requestId' | 'tenantId' | 'keyId' | 'pool' | 'backendId'
->
+> {
+  readonly prefilledTokens: number
+  readonly startedAtMs: number | null
+}
 
 /** Signs what a request used and keeps it; resolves when it is on disk. */
 export type KeepUsage = (claims: ServiceClaims, usage: MeasuredUsage) => Promise<void>

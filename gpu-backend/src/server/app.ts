@@ -5,10 +5,19 @@ import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { CryptoKey } from 'jose'
 import { ApiError } from '#protocol/errors.ts'
 import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
-import { verifyServiceToken, type ServiceClaims } from '#protocol/service-token.ts'
+import {
+  verifyPoolToken,
+  verifyServiceToken,
+  type PoolScope,
+  type ServiceClaims,
+} from '#protocol/service-token.ts'
 import { errorFields, type Log } from '../log.ts'
 import type { Backend } from './backend.ts'
+import type { CapacityMeter } from './capacity.ts'
 import { chatCompletions } from './chat-completions.ts'
+import { showMetrics } from './metrics-page.ts'
+import { acknowledgeRecords, lookUpRecord, readRecords } from './record-routes.ts'
+import { requestEvents, requestStatus } from './request-routes.ts'
 
 export interface AppEnv {
   readonly Bindings: HttpBindings
@@ -17,6 +26,9 @@ export interface AppEnv {
 
 export interface AppOptions {
   readonly backend: Backend
+  readonly capacity: CapacityMeter
+  /** Whether `/metrics` answers here. */
+  readonly metrics: boolean
   readonly pool: string
   readonly edgePublicKey: CryptoKey
   readonly log: Log
@@ -34,6 +46,11 @@ export function createApp(options: AppOptions): Hono<AppEnv> {
     const readiness = backend.readiness()
     return c.json(readiness, readiness.status === 'ready' ? 200 : 503)
   })
+  if (options.metrics) app.get('/metrics', showMetrics(backend))
+  app.get('/capacity', requirePoolToken(options, 'capacity'), (c) =>
+    c.json(options.capacity.report()),
+  )
+  addRecordRoutes(app, options)
   app.use('/v1/*', authenticate(options))
   app.post('/v1/chat/completions', chatCompletions(backend))
   app.all('/v1/chat/completions', refuseMethod('POST'))
@@ -45,14 +62,52 @@ export function createApp(options: AppOptions): Hono<AppEnv> {
     return c.json(entry)
   })
   app.all('/v1/models/:id', refuseMethod('GET'))
+  app.get('/v1/requests/:id', requestStatus(backend))
+  app.all('/v1/requests/:id', refuseMethod('GET'))
+  app.get('/v1/requests/:id/events', requestEvents(backend))
+  app.all('/v1/requests/:id/events', refuseMethod('GET'))
   app.notFound((c) => answerError(c, notFound(`no route ${c.req.method} ${c.req.path}`)))
   app.onError((error, c) => {
     const refusal = toApiError(error, c, options.log)
     const { code, param } = refusal
+    backend.options.metrics.requestRefused(code)
     options.log.info('request_refused', { request_id: knownRequestId(c), code, param })
     return answerError(c, refusal)
   })
   return app
+}
+
+/** Ahead of the tenants' routes, whose tokens are good for nothing here. */
+function addRecordRoutes(app: Hono<AppEnv>, options: AppOptions): void {
+  const { backend } = options
+  app.use('/v1/records/*', requirePoolToken(options, 'records'))
+  app.get('/v1/records', readRecords(backend))
+  app.all('/v1/records', refuseMethod('GET'))
+  app.post('/v1/records/ack', acknowledgeRecords(backend))
+  app.get('/v1/records/:requestId', lookUpRecord(backend))
+  app.all('/v1/records/:requestId', refuseMethod('GET'))
+}
+
+/** Lets through whoever holds the edge's token for this purpose. */
+function requirePoolToken(options: AppOptions, scope: PoolScope): MiddlewareHandler<AppEnv> {
+  const { pool, edgePublicKey, now } = options
+  return async function checkPoolToken(c, next) {
+    const token = bearerToken(c)
+    const expected = { pool, scope, nowMs: now() }
+    if (token === null || !(await verifyPoolToken(token, edgePublicKey, expected))) {
+      throw notTheEdge()
+    }
+    await next()
+  }
+}
+
+function bearerToken(c: Context<AppEnv>): string | null {
+  return /^Bearer ([^ ]+)$/.exec(c.req.header('authorization') ?? '')?.[1] ?? null
+}
+
+function notTheEdge(): ApiError {
+  const message = 'Authentication failed: this backend takes requests from its edge only.'
+  return new ApiError('invalid_service_token', message)
 }
 
 /** Lets through whoever holds the edge's token for this very request. */
@@ -60,15 +115,12 @@ function authenticate(options: AppOptions): MiddlewareHandler<AppEnv> {
   const { pool, edgePublicKey, now } = options
   return async function checkServiceToken(c, next) {
     const requestId = c.req.header(REQUEST_ID_HEADER) ?? ''
-    const token = /^Bearer ([^ ]+)$/.exec(c.req.header('authorization') ?? '')?.[1]
+    const token = bearerToken(c)
     const claims =
-      token === undefined || !requestIdPattern.test(requestId)
+      token === null || !requestIdPattern.test(requestId)
         ? null
         : await verifyServiceToken(token, edgePublicKey, { pool, requestId, nowMs: now() })
-    if (claims === null) {
-      const message = 'Authentication failed: this backend takes requests from its edge only.'
-      throw new ApiError('invalid_service_token', message)
-    }
+    if (claims === null) throw notTheEdge()
     c.set('claims', claims)
     c.header(REQUEST_ID_HEADER, requestId)
     await next()

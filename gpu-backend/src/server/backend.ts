@@ -3,8 +3,11 @@ import type { Config } from '../config.ts'
 import type { EngineClient } from '../engine/client.ts'
 import type { Log } from '../log.ts'
 import type { KeepUsage } from '../records/recorder.ts'
-import type { ActiveGeneration } from './generation.ts'
+import type { RecordSpool } from '../records/spool.ts'
+import type { PromptEncoder } from './prompt-encoder.ts'
 import type { RequestIds } from './request-ids.ts'
+import { Requests } from './requests.ts'
+import type { ServerMetrics } from './server-metrics.ts'
 import { systemFingerprint, type ServedModel } from './served-model.ts'
 
 export interface BackendOptions {
@@ -13,7 +16,11 @@ export interface BackendOptions {
   readonly requestIds: RequestIds
   readonly keepUsage: KeepUsage
   /** Records that the edge does not have yet. */
-  readonly pendingRecords: () => number
+  readonly records: Pick<
+    RecordSpool,
+    'id' | 'pendingCount' | 'pendingAfter' | 'find' | 'acknowledge'
+  >
+  readonly metrics: ServerMetrics
   readonly log: Log
   readonly now: () => number
   readonly random: () => number
@@ -34,18 +41,28 @@ export type Readiness =
 /** What the routes share: the engine behind them, the model it serves, and who is being served. */
 export class Backend {
   readonly options: BackendOptions
-  readonly #active = new Set<ActiveGeneration>()
-  #onIdle: (() => void)[] = []
-  #served: ServedModel | null = null
+  readonly requests: Requests
+  #loaded: { readonly served: ServedModel; readonly encoder: PromptEncoder } | null = null
   #draining = false
 
   constructor(options: BackendOptions) {
     this.options = options
+    this.requests = new Requests(options.config.limits.resumeUnitsMax)
   }
 
   /** The tokenizer and the manifest have been read. */
-  setServed(served: ServedModel): void {
-    this.#served = served
+  setServed(served: ServedModel, encoder: PromptEncoder): void {
+    this.#loaded = { served, encoder }
+  }
+
+  /** null before the manifest has been read. */
+  get model(): ServedModel | null {
+    return this.#loaded?.served ?? null
+  }
+
+  /** Ends the thread that encodes prompts. */
+  async close(): Promise<void> {
+    await this.#loaded?.encoder.close()
   }
 
   /** No request is taken from here on. */
@@ -53,34 +70,12 @@ export class Backend {
     this.#draining = true
   }
 
-  /** Runs a request to its end, known to `abortAll` meanwhile. */
-  async run(generation: ActiveGeneration): Promise<void> {
-    this.#active.add(generation)
-    try {
-      await generation.run()
-    } finally {
-      this.#active.delete(generation)
-      if (this.#active.size === 0) for (const resolve of this.#onIdle.splice(0)) resolve()
-    }
-  }
-
-  /** Gives every running request up, with an error its client is told. */
-  abortAll(error: ApiError): void {
-    for (const generation of this.#active) generation.abort(error)
-  }
-
-  /** Resolves when no request is running. */
-  whenIdle(): Promise<void> {
-    if (this.#active.size === 0) return Promise.resolve()
-    return new Promise((resolve) => this.#onIdle.push(resolve))
-  }
-
   readiness(): Readiness {
     const { status } = this.options.engine
     if (status.phase === 'dead') return { status: 'failed', reason: status.error.message }
     if (this.#draining) return { status: 'draining' }
-    if (status.phase === 'ready' && this.#served !== null) {
-      return { status: 'ready', model: this.#served.id, device: status.device }
+    if (status.phase === 'ready' && this.#loaded !== null) {
+      return { status: 'ready', model: this.#loaded.served.id, device: status.device }
     }
     const progress = status.phase === 'loading' ? status.progress : null
     return { status: 'loading', ...(progress ?? { phase: 'starting', done: 0, total: 0 }) }
@@ -88,8 +83,13 @@ export class Backend {
 
   /** Throws 503 before the manifest has been read. */
   served(): ServedModel {
-    if (this.#served === null) throw this.unavailable('The model is being loaded.')
-    return this.#served
+    return this.loaded().served
+  }
+
+  /** The model with what encodes its prompts. Throws 503 before the manifest has been read. */
+  loaded(): { readonly served: ServedModel; readonly encoder: PromptEncoder } {
+    if (this.#loaded === null) throw this.unavailable('The model is being loaded.')
+    return this.#loaded
   }
 
   /** Changes with whatever may change answers. Asked for once the engine is ready. */
@@ -109,7 +109,7 @@ export class Backend {
     if (readiness.status === 'loading') throw this.unavailable('The model is being loaded.')
     if (readiness.status === 'draining') throw this.unavailable('This backend is shutting down.')
     if (readiness.status === 'failed') throw this.unavailable('The engine has stopped.')
-    if (this.options.pendingRecords() >= this.options.config.limits.spoolRecordsMax) {
+    if (this.options.records.pendingCount >= this.options.config.limits.spoolRecordsMax) {
       throw this.unavailable('Too many usage records wait for the edge.')
     }
   }

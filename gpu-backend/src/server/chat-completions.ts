@@ -1,4 +1,5 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
+import type { HttpBindings } from '@hono/node-server'
 import type { Handler } from 'hono'
 import { parseChatRequest, parseJsonBody } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
@@ -7,6 +8,8 @@ import {
   GRANTED_OUTPUT_TOKENS_HEADER,
   PRIORITY_HEADER,
   PRIORITY_MAX,
+  RESUMABLE_HEADER,
+  RESUMABLE_SECONDS_MAX,
 } from '#protocol/headers.ts'
 import type { ServiceClaims } from '#protocol/service-token.ts'
 import { RunningGeneration } from '../engine/client.ts'
@@ -14,8 +17,8 @@ import { errorFields } from '../log.ts'
 import { Answer } from './answer.ts'
 import type { AppEnv } from './app.ts'
 import type { Backend } from './backend.ts'
+import { DirectEvents, ResumableEvents, type EventOutput } from './event-output.ts'
 import { ActiveGeneration } from './generation.ts'
-import { encodePrompt } from '../text/prompt.ts'
 import { preparePlan, type GenerationPlan, type RequestTerms } from './plan.ts'
 import { readBody } from './request-body.ts'
 import { ResponseBody } from './response-body.ts'
@@ -27,17 +30,64 @@ import { EventStreamSink, WholeAnswerSink, type AnswerSink } from './sinks.ts'
  */
 export function chatCompletions(backend: Backend): Handler<AppEnv> {
   return async function complete(c) {
-    const { incoming, outgoing } = c.env
-    const body = new ResponseBody(outgoing)
-    const terms = termsOf((name) => c.req.header(name), c.get('claims'), backend.options.now())
-    const source = await readBody(incoming, backend.options.config.limits.bodyBytesMax)
-    const request = parseChatRequest(parseJsonBody(source))
-    const served = backend.served()
-    const { pieces, finish } = preparePlan({ request, source, served, terms })
-    const plan = finish(encodePrompt(served.tokenizer, pieces))
-    backend.requireReady()
-    await serve(backend, { claims: c.get('claims'), plan, body })
+    const { requestIds } = backend.options
+    const claims = c.get('claims')
+    const { requestId } = claims
+    // Taken before anything is read, so that whoever asks for its record hears that it is under way.
+    if (!requestIds.claim(requestId)) {
+      const message = "'x-request-id' has been used; a retry needs an id of its own."
+      throw new ApiError('invalid_request_error', message, { param: 'x-request-id' })
+    }
+    let generation: ActiveGeneration | null = null
+    try {
+      generation = await accept(backend, { claims, header: (name) => c.req.header(name), ...c.env })
+    } finally {
+      if (generation === null) requestIds.release(requestId)
+    }
+    if (generation !== null) await run(backend, generation)
     return RESPONSE_ALREADY_SENT
+  }
+}
+
+interface Arrival extends HttpBindings {
+  readonly claims: ServiceClaims
+  readonly header: HeaderOf
+}
+
+/** From the body to the engine's queue; null when the client has gone meanwhile. */
+async function accept(backend: Backend, arrival: Arrival): Promise<ActiveGeneration | null> {
+  const { claims, header, incoming, outgoing } = arrival
+  const body = new ResponseBody(outgoing)
+  const terms = termsOf(header, claims, backend.options.now())
+  const resumableSeconds = wholeHeader(header, RESUMABLE_HEADER, 1, RESUMABLE_SECONDS_MAX)
+  const source = await readBody(incoming, backend.options.config.limits.bodyBytesMax)
+  const request = parseChatRequest(parseJsonBody(source))
+  const { served, encoder } = backend.loaded()
+  const { pieces, finish } = preparePlan({ request, source, served, terms })
+  const prompt = await encoder.encode(pieces, () => !body.closedEarly)
+  if (prompt === null) return null
+  const plan = finish(prompt)
+  backend.requireReady()
+  const running = backend.options.engine.submit(plan.generation)
+  if (!(running instanceof RunningGeneration)) {
+    throw backend.unavailable('This backend is full. Try again.')
+  }
+  const output = outputOf(backend, { requestId: claims.requestId, body, plan, resumableSeconds })
+  return startGeneration(backend, { claims, plan, body, output }, running)
+}
+
+async function run(backend: Backend, generation: ActiveGeneration): Promise<void> {
+  const { requestIds, log } = backend.options
+  const { requestId } = generation.claims
+  try {
+    await backend.requests.run(generation)
+  } catch (error) {
+    // A bug: the status may have gone out, so the only honest end is a broken connection.
+    log.error('request_crashed', { request_id: requestId, ...errorFields(error) })
+    generation.breakOff()
+  } finally {
+    if (generation.recorded) requestIds.finish(requestId)
+    else requestIds.forbid(requestId)
   }
 }
 
@@ -68,65 +118,72 @@ interface Admission {
   readonly claims: ServiceClaims
   readonly plan: GenerationPlan
   readonly body: ResponseBody
+  readonly output: EventOutputs
 }
 
-async function serve(backend: Backend, { claims, plan, body }: Admission): Promise<void> {
-  const { requestIds } = backend.options
-  const { requestId } = claims
-  if (!requestIds.claim(requestId)) {
-    const message = "'x-request-id' has been used; a retry needs an id of its own."
-    throw new ApiError('invalid_request_error', message, { param: 'x-request-id' })
+/** Where a stream's events go: to its one connection, or to whichever comes for them. */
+interface EventOutputs {
+  readonly events: EventOutput
+  readonly resumable: ResumableEvents | null
+}
+
+/** An answer that is not streamed comes whole or not at all: there is nothing to resume. */
+function outputOf(
+  backend: Backend,
+  options: {
+    readonly requestId: string
+    readonly body: ResponseBody
+    readonly plan: GenerationPlan
+    readonly resumableSeconds: number | null
+  },
+): EventOutputs {
+  const { requestId, body, plan, resumableSeconds } = options
+  if (!plan.stream || resumableSeconds === null) {
+    return { events: new DirectEvents(body, requestId), resumable: null }
   }
-  const running = backend.options.engine.submit(plan.generation)
-  if (!(running instanceof RunningGeneration)) {
-    requestIds.release(requestId)
-    throw backend.unavailable('This backend is full. Try again.')
-  }
-  const generation = startGeneration(backend, { claims, plan, body }, running)
-  try {
-    await backend.run(generation)
-  } catch (error) {
-    // A bug: the status may have gone out, so the only honest end is a broken connection.
-    backend.options.log.error('request_crashed', { request_id: requestId, ...errorFields(error) })
-    running.cancel()
-    body.breakOff()
-  } finally {
-    requestIds.finish(requestId)
-  }
+  const resumable = new ResumableEvents({
+    body,
+    requestId,
+    graceMs: resumableSeconds * 1000,
+    unitsMax: backend.options.config.limits.resumeUnitsPerStreamMax,
+  })
+  return { events: resumable, resumable }
 }
 
 function startGeneration(
   backend: Backend,
-  { claims, plan, body }: Admission,
+  admission: Admission,
   running: RunningGeneration,
 ): ActiveGeneration {
-  const { config, keepUsage, log, now, randomId } = backend.options
+  const { claims, plan, body, output } = admission
+  const { config, keepUsage, log, now, randomId, metrics } = backend.options
   const served = backend.served()
   const acceptedAtMs = now()
   return new ActiveGeneration({
     claims,
     plan,
     body,
+    audience: output.resumable ?? body,
+    resumable: output.resumable,
     served,
     running,
     answer: new Answer({ plan, served, randomId }),
-    sink: createSink(backend, { claims, plan, body }, acceptedAtMs),
+    sink: createSink(backend, admission, acceptedAtMs),
     acceptedAtMs,
     timings: config.timings,
     now,
     keepUsage,
+    onEnded: (usage) => metrics.requestEnded(usage),
     log,
   })
 }
 
 function createSink(
   backend: Backend,
-  { claims, plan, body }: Admission,
+  { claims, plan, body, output }: Admission,
   acceptedAtMs: number,
 ): AnswerSink {
   const options = {
-    body,
-    requestId: claims.requestId,
     head: {
       id: backend.options.randomId(),
       created: Math.floor(acceptedAtMs / 1000),
@@ -137,5 +194,6 @@ function createSink(
     logprobs: plan.logprobs,
     includeUsage: plan.includeUsage,
   }
-  return plan.stream ? new EventStreamSink(options) : new WholeAnswerSink(options)
+  if (plan.stream) return new EventStreamSink(output.events, options)
+  return new WholeAnswerSink({ ...options, body, requestId: claims.requestId })
 }

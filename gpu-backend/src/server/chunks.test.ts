@@ -68,7 +68,7 @@ describe('ChunkWriter', () => {
 
   it('puts usage on the last choice when it was not asked for', () => {
     const choices = [{ index: 0, delta: {}, logprobs: null, finish_reason: 'stop' }]
-    expect(chunksOf(new ChunkWriter(options()).closing('stop', usage))).toEqual([
+    expect(chunksOf(new ChunkWriter(options()).closing('stop', usage).join(''))).toEqual([
       chunk({}, { choices, usage }),
     ])
   })
@@ -76,7 +76,7 @@ describe('ChunkWriter', () => {
   it('puts usage in a chunk of its own when it was, and null in every other', () => {
     const writer = new ChunkWriter(options({ includeUsage: true }))
     const choices = [{ index: 0, delta: {}, logprobs: null, finish_reason: 'length' }]
-    expect(chunksOf(writer.opening() + writer.closing('length', usage))).toEqual([
+    expect(chunksOf(writer.opening() + writer.closing('length', usage).join(''))).toEqual([
       chunk({ role: 'assistant', content: null, reasoning_content: '' }, { usage: null }),
       chunk({}, { choices, usage: null }),
       chunk({}, { choices: [], usage }),

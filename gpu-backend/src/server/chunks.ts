@@ -55,10 +55,10 @@ export class ChunkWriter {
     }
   }
 
-  closing(reason: FinishReason, usage: Usage): string {
+  closing(reason: FinishReason, usage: Usage): readonly string[] {
     const choice = { index: 0, delta: {}, logprobs: null, finish_reason: reason }
-    if (!this.#options.includeUsage) return this.#event({ choices: [choice], usage })
-    return this.#event({ choices: [choice], usage: null }) + this.#event({ choices: [], usage })
+    if (!this.#options.includeUsage) return [this.#event({ choices: [choice], usage })]
+    return [this.#event({ choices: [choice], usage: null }), this.#event({ choices: [], usage })]
   }
 
   #logprobs(delta: {

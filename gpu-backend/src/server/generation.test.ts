@@ -18,6 +18,7 @@ const timings = {
   wholeAnswerLimitMs: 590_000,
   shutdownGraceMs: 0,
   idleConnectionMs: 120_000,
+  reportIntervalMs: 250,
 }
 
 type Kept = Parameters<KeepUsage>[1]
@@ -74,7 +75,13 @@ function setUp({ stops = [], stream = true, keepUsage }: SetUpOptions = {}) {
   const cancel = vi.fn<() => void>()
   const running = new RunningGeneration(cancel)
   const closeListeners: (() => void)[] = []
-  const body = { closedEarly: false, onClose: (fn: () => void) => void closeListeners.push(fn) }
+  const breakOff = vi.fn<() => void>()
+  const body = {
+    closedEarly: false,
+    onClose: (fn: () => void) => void closeListeners.push(fn),
+    breakOff,
+  }
+  const ended: Kept[] = []
   const plan: GenerationPlan = {
     generation: {
       prompt: Int32Array.of(1, 2, 3),
@@ -100,6 +107,8 @@ function setUp({ stops = [], stream = true, keepUsage }: SetUpOptions = {}) {
     running,
     sink,
     body,
+    audience: body,
+    resumable: null,
     timings,
     answer: new Answer({ plan, served, randomId: () => 'r' }),
     acceptedAtMs: Date.now(),
@@ -111,6 +120,7 @@ function setUp({ stops = [], stream = true, keepUsage }: SetUpOptions = {}) {
         kept.push(usage)
         return Promise.resolve()
       }),
+    onEnded: (usage) => void ended.push(usage),
     log: { debug: note, info: note, warn: note, error: note },
   })
   const tokens = (text: string): number => {
@@ -124,7 +134,7 @@ function setUp({ stops = [], stream = true, keepUsage }: SetUpOptions = {}) {
     body.closedEarly = true
     for (const listener of closeListeners) listener()
   }
-  return { sink, kept, logged, cancel, running, body, generation, tokens, finished, close }
+  return { sink, kept, ended, logged, cancel, running, body, generation, tokens, finished, close }
 }
 
 const textOf = (deltas: readonly AnswerDelta[]): string =>
@@ -161,9 +171,11 @@ describe('ActiveGeneration', () => {
         cachedTokens: 0,
         completionTokens: count,
         reasoningTokens: 0,
+        prefilledTokens: 3,
         deliveredTokens: count,
         outcome: 'length',
         acceptedAtMs: 1_000_000,
+        startedAtMs: 1_000_000,
         firstTokenAtMs: 1_000_000,
         finishedAtMs: 1_000_005,
       },
@@ -236,6 +248,55 @@ describe('ActiveGeneration', () => {
     await done
     expect(sink.error?.code).toBe('timeout')
     expect(kept[0]).toMatchObject({ outcome: 'failed', completionTokens: 0, firstTokenAtMs: null })
+  })
+
+  it('counts what was cached at its first start, and says at each moment how it is doing', async () => {
+    const { kept, ended, generation, running, tokens, finished } = setUp()
+    const done = generation.run()
+    const head = { id: 'req_1', object: 'request', model: 'deepseek-v4-toy' }
+    expect(generation.status()).toMatchObject({ ...head, state: 'queued', started_at_ms: null })
+    await vi.advanceTimersByTimeAsync(10)
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 2 })
+    // Preempted and started again: more is cached now, but it is its own.
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 3 })
+    await vi.advanceTimersByTimeAsync(10)
+    const completionTokens = tokens('Hello')
+    await vi.advanceTimersByTimeAsync(10)
+    expect(generation.status()).toMatchObject({ ...head, state: 'running', outcome: null })
+    const progress = { requestId: 'req_1', promptTokens: 3, cachedTokens: 2, completionTokens }
+    expect(generation.progress()).toEqual(progress)
+    finished('stop')
+    await done
+    expect(kept).toMatchObject([
+      { promptTokens: 3, cachedTokens: 2, prefilledTokens: 1, startedAtMs: Date.now() - 20 },
+    ])
+    expect(ended).toEqual(kept)
+    expect(generation.recorded).toBe(true)
+    expect(generation.status()).toEqual({
+      ...head,
+      state: 'finished',
+      outcome: 'stop',
+      prompt_tokens: 3,
+      cached_tokens: 2,
+      completion_tokens: completionTokens,
+      reasoning_tokens: 0,
+      delivered_tokens: completionTokens,
+      accepted_at_ms: Date.now() - 30,
+      started_at_ms: Date.now() - 20,
+      first_token_at_ms: Date.now() - 10,
+      finished_at_ms: Date.now(),
+      last_event: null,
+    })
+  })
+
+  it('has prefilled nothing, as far as is known, before the first token', async () => {
+    const { kept, generation, running, finished, close } = setUp()
+    const done = generation.run()
+    running.deliver({ kind: 'started', id: 1, cachedTokens: 0 })
+    close()
+    finished('cancelled')
+    await done
+    expect(kept).toMatchObject([{ outcome: 'cancelled', prefilledTokens: 0 }])
   })
 
   it('sets a stream that has started no limit', async () => {

@@ -1,4 +1,6 @@
+import type { RequestProgress } from '#protocol/capacity-report.ts'
 import { ApiError } from '#protocol/errors.ts'
+import type { RequestStatus } from '#protocol/request-status.ts'
 import type { ServiceClaims } from '#protocol/service-token.ts'
 import { toUsage, type FinishReason, type TokenCounts } from '#protocol/usage.ts'
 import type { UsageRecord } from '#protocol/usage-record.ts'
@@ -6,8 +8,9 @@ import type { Timings } from '../config.ts'
 import { EngineDiedError, type RunningGeneration } from '../engine/client.ts'
 import type { EngineEvent } from '../engine/protocol.ts'
 import { errorFields, type Log } from '../log.ts'
-import type { KeepUsage } from '../records/recorder.ts'
+import type { KeepUsage, MeasuredUsage } from '../records/recorder.ts'
 import { joinDeltas, type Answer, type AnswerDelta } from './answer.ts'
+import type { Audience, ResumableEvents } from './event-output.ts'
 import type { GenerationPlan } from './plan.ts'
 import type { ResponseBody } from './response-body.ts'
 import type { ServedModel } from './served-model.ts'
@@ -20,11 +23,16 @@ export interface GenerationContext {
   readonly running: RunningGeneration
   readonly answer: Answer
   readonly sink: AnswerSink
-  readonly body: Pick<ResponseBody, 'closedEarly' | 'onClose'>
+  readonly body: Pick<ResponseBody, 'breakOff'>
+  readonly audience: Audience
+  /** The same, where the stream can be taken up again. */
+  readonly resumable: ResumableEvents | null
   readonly acceptedAtMs: number
   readonly timings: Timings
   readonly now: () => number
   readonly keepUsage: KeepUsage
+  /** Told once, when all is over, what the request used. */
+  readonly onEnded: (usage: MeasuredUsage) => void
   readonly log: Log
 }
 
@@ -43,13 +51,67 @@ export class ActiveGeneration {
   readonly #timers: NodeJS.Timeout[] = []
   #queueTimer: NodeJS.Timeout | null = null
   #startedAtMs: number | null = null
+  #cachedTokens = 0
   #firstTokenAtMs: number | null = null
   #deliveredTokens = 0
   /** Decided on this side of the engine, which is then told to cancel. */
   #ending: Ending | null = null
+  /** What goes on record, once all is over. */
+  #usage: MeasuredUsage | null = null
+  #recorded = false
 
   constructor(context: GenerationContext) {
     this.#context = context
+  }
+
+  get claims(): ServiceClaims {
+    return this.#context.claims
+  }
+
+  get resumable(): ResumableEvents | null {
+    return this.#context.resumable
+  }
+
+  /** Its record is on disk. */
+  get recorded(): boolean {
+    return this.#recorded
+  }
+
+  get started(): boolean {
+    return this.#startedAtMs !== null
+  }
+
+  status(): RequestStatus {
+    const { claims, served, resumable, acceptedAtMs } = this.#context
+    const counts = this.#counts()
+    return {
+      id: claims.requestId,
+      object: 'request',
+      model: served.id,
+      state: this.#usage !== null ? 'finished' : this.started ? 'running' : 'queued',
+      outcome: this.#usage?.outcome ?? null,
+      prompt_tokens: counts.promptTokens,
+      cached_tokens: counts.cachedTokens,
+      completion_tokens: counts.completionTokens,
+      reasoning_tokens: counts.reasoningTokens,
+      delivered_tokens: this.#deliveredTokens,
+      accepted_at_ms: acceptedAtMs,
+      started_at_ms: this.#startedAtMs,
+      first_token_at_ms: this.#firstTokenAtMs,
+      finished_at_ms: this.#usage?.finishedAtMs ?? null,
+      last_event: resumable?.last ?? null,
+    }
+  }
+
+  progress(): RequestProgress {
+    const { promptTokens, cachedTokens, completionTokens } = this.#counts()
+    const { requestId } = this.#context.claims
+    return { requestId, promptTokens, cachedTokens, completionTokens }
+  }
+
+  /** Nobody wants the answer any more: as if the client had gone. */
+  cancel(): void {
+    this.#endWith({ kind: 'cancelled' })
   }
 
   /** Gives the request up for a reason of ours. The client is told; the record says `failed`. */
@@ -57,13 +119,19 @@ export class ActiveGeneration {
     this.#endWith({ kind: 'failed', error })
   }
 
+  /** After a bug: the engine stops, and the client sees a connection that broke. */
+  breakOff(): void {
+    this.#context.running.cancel()
+    this.#context.body.breakOff()
+  }
+
   /** Resolves when everything is over. Never rejects for what a client or the engine does. */
   async run(): Promise<void> {
-    const { sink, body } = this.#context
-    body.onClose(() => {
-      if (body.closedEarly) this.#endWith({ kind: 'cancelled' })
+    const { sink, audience } = this.#context
+    audience.onClose(() => {
+      if (audience.closedEarly) this.cancel()
     })
-    if (body.closedEarly) this.#endWith({ kind: 'cancelled' })
+    if (audience.closedEarly) this.cancel()
     sink.open()
     this.#startTimers()
     try {
@@ -119,7 +187,9 @@ export class ActiveGeneration {
     const { answer, sink, now } = this.#context
     switch (event.kind) {
       case 'started':
-        this.#startedAtMs = now()
+        // A request that had to give its place up starts again; it has waited only once.
+        if (this.#startedAtMs === null) this.#cachedTokens = event.cachedTokens
+        this.#startedAtMs ??= now()
         if (this.#queueTimer !== null) clearTimeout(this.#queueTimer)
         return []
       case 'token': {
@@ -146,11 +216,11 @@ export class ActiveGeneration {
   }
 
   async #deliver(deltas: readonly AnswerDelta[]): Promise<void> {
-    const { answer, body, plan, sink } = this.#context
+    const { answer, audience, plan, sink } = this.#context
     const tokens = answer.completionTokens
     await sink.write(deltas)
     // What is not streamed is delivered with its last byte or not at all.
-    if (plan.stream && !body.closedEarly) this.#deliveredTokens = tokens
+    if (plan.stream && !audience.closedEarly) this.#deliveredTokens = tokens
   }
 
   #endingOf(event: Extract<EngineEvent, { readonly kind: 'finished' }>): Ending {
@@ -170,47 +240,57 @@ export class ActiveGeneration {
 
   /** The record is on disk before the client sees that the answer is whole. */
   async #conclude(ending: Ending): Promise<void> {
-    const { log, claims } = this.#context
+    const { log, claims, keepUsage, onEnded } = this.#context
     let told = ending.kind === 'finished' ? await this.#deliverRest(ending.reason) : ending
+    let usage = this.#measure(told)
     try {
-      await this.#keepUsage(told)
+      await keepUsage(claims, usage)
+      this.#recorded = true
     } catch (error) {
       log.error('usage_record_not_kept', { request_id: claims.requestId, ...errorFields(error) })
       told = { kind: 'failed', error: overloaded('This answer could not be accounted for.') }
+      usage = { ...usage, outcome: 'failed' }
     }
+    this.#usage = usage
     this.#tell(told)
     this.#logEnd(told)
+    onEnded(usage)
   }
 
   /** Brings out what was held back, which may be a call or hold a stop string. */
   async #deliverRest(reason: FinishReason & Outcome): Promise<Ending> {
-    const { answer, body, sink } = this.#context
+    const { answer, audience, sink } = this.#context
     const rest = answer.finish()
     if (rest.length > 0) await sink.write(rest)
-    if (!body.closedEarly) this.#deliveredTokens = answer.completionTokens
+    if (!audience.closedEarly) this.#deliveredTokens = answer.completionTokens
     if (answer.hasToolCalls) return { kind: 'finished', reason: 'tool_calls' }
     return { kind: 'finished', reason: answer.stopped ? 'stop' : reason }
   }
 
-  #keepUsage(ending: Ending): Promise<void> {
-    const { claims, served, acceptedAtMs, now, keepUsage } = this.#context
-    return keepUsage(claims, {
+  #measure(ending: Ending): MeasuredUsage {
+    const { served, acceptedAtMs, now } = this.#context
+    const counts = this.#counts()
+    // The first token comes with the last of the prompt; how far an earlier end had got is unknown.
+    const prefilled = this.#firstTokenAtMs !== null
+    return {
       model: served.id,
       checkpointHash: served.checkpointHash,
-      ...this.#counts(),
+      ...counts,
+      prefilledTokens: prefilled ? counts.promptTokens - counts.cachedTokens : 0,
       deliveredTokens: this.#deliveredTokens,
       outcome: outcomeOf(ending),
       acceptedAtMs,
+      startedAtMs: this.#startedAtMs,
       firstTokenAtMs: this.#firstTokenAtMs,
       finishedAtMs: now(),
-    })
+    }
   }
 
   #counts(): TokenCounts {
     const { answer, plan } = this.#context
     return {
       promptTokens: plan.generation.prompt.length,
-      cachedTokens: 0,
+      cachedTokens: this.#cachedTokens,
       completionTokens: answer.completionTokens,
       reasoningTokens: answer.reasoningTokens,
     }
@@ -236,6 +316,7 @@ export class ActiveGeneration {
       outcome: outcomeOf(ending),
       ...(ending.kind === 'failed' ? { code: ending.error.code } : {}),
       prompt_tokens: plan.generation.prompt.length,
+      cached_tokens: this.#cachedTokens,
       completion_tokens: answer.completionTokens,
       reasoning_tokens: answer.reasoningTokens,
       delivered_tokens: this.#deliveredTokens,

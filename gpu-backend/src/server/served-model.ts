@@ -32,12 +32,13 @@ const releasedAt: Readonly<Record<Release, number>> = {
 }
 
 /** Reads the tokenizer (about a second for the released ones) and the rest from the manifest. */
-export async function loadServedModel(
-  checkpoint: Pick<Checkpoint, 'manifest' | 'config' | 'readFile'>,
+export function servedModel(
+  checkpoint: Pick<Checkpoint, 'manifest' | 'config'>,
+  tokenizerJson: Uint8Array,
   limits: Pick<Limits, 'contextTokensMax' | 'cacheTokens'>,
-): Promise<ServedModel> {
+): ServedModel {
   const { manifest, config } = checkpoint
-  const tokenizer = loadTokenizer(await checkpoint.readFile(manifest.tokenizerFile))
+  const tokenizer = loadTokenizer(tokenizerJson)
   const trained = config.maxPositionEmbeddings
   const contextTokens = Math.min(trained, limits.contextTokensMax ?? trained, limits.cacheTokens)
   return {

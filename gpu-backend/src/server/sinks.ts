@@ -3,6 +3,7 @@ import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
 import type { FinishReason, Usage } from '#protocol/usage.ts'
 import type { AnswerDelta } from './answer.ts'
 import { ChunkWriter, completionObject, doneEvent, type ChunkOptions } from './chunks.ts'
+import type { EventOutput } from './event-output.ts'
 import type { ResponseBody } from './response-body.ts'
 
 export interface AnswerEnd {
@@ -30,38 +31,25 @@ export interface SinkOptions extends ChunkOptions {
   readonly requestId: string
 }
 
-const keepAlive = ': keep-alive\n\n'
-
-/**
- * Server-sent events. The status goes out at once, since headers and comments are what tell proxies
- * that the stream lives and the edge that its client has gone.
- */
+/** Server-sent events, wherever they go. */
 export class EventStreamSink implements AnswerSink {
-  readonly #body: ResponseBody
-  readonly #requestId: string
+  readonly #out: EventOutput
   readonly #chunks: ChunkWriter
   /** Nothing but comments since the last tick. */
   #silent = true
   #opened = false
 
-  constructor(options: SinkOptions) {
-    this.#body = options.body
-    this.#requestId = options.requestId
+  constructor(out: EventOutput, options: ChunkOptions) {
+    this.#out = out
     this.#chunks = new ChunkWriter(options)
   }
 
   open(): void {
-    this.#body.head(200, {
-      'content-type': 'text/event-stream; charset=utf-8',
-      'cache-control': 'no-cache',
-      'x-accel-buffering': 'no',
-      [REQUEST_ID_HEADER]: this.#requestId,
-    })
-    void this.#body.write(keepAlive)
+    this.#out.open()
   }
 
   tick(): void {
-    if (this.#silent && !this.#body.backedUp) void this.#body.write(keepAlive)
+    if (this.#silent && !this.#out.backedUp) this.#out.comment()
     this.#silent = true
   }
 
@@ -70,24 +58,23 @@ export class EventStreamSink implements AnswerSink {
   }
 
   write(deltas: readonly AnswerDelta[]): Promise<void> {
-    const events = deltas.map((delta) => this.#chunks.delta(delta))
     this.#silent = false
-    return this.#body.write(this.#opening() + events.join(''))
+    return this.#out.write([...this.#opening(), ...deltas.map((d) => this.#chunks.delta(d))])
   }
 
   end({ reason, usage }: AnswerEnd): void {
-    this.#body.end(this.#opening() + this.#chunks.closing(reason, usage) + doneEvent)
+    this.#out.end([...this.#opening(), ...this.#chunks.closing(reason, usage), doneEvent])
   }
 
   /** A typed error and no `[DONE]`: a broken answer never looks like a whole one. */
   fail(error: ApiError): void {
-    this.#body.end(errorEvent(error))
+    this.#out.end([errorEvent(error)])
   }
 
-  #opening(): string {
-    if (this.#opened) return ''
+  #opening(): string[] {
+    if (this.#opened) return []
     this.#opened = true
-    return this.#chunks.opening()
+    return [this.#chunks.opening()]
   }
 }
 

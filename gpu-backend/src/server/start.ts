@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Worker } from 'node:worker_threads'
 import { getRequestListener } from '@hono/node-server'
+import { signReportToken } from '#protocol/capacity-report.ts'
 import { ApiError } from '#protocol/errors.ts'
 import { openCheckpoint } from '#weights/checkpoint.ts'
 import { openStore } from '#weights/store/open.ts'
@@ -13,8 +15,14 @@ import { createRecorder } from '../records/recorder.ts'
 import { RecordSpool } from '../records/spool.ts'
 import { createApp } from './app.ts'
 import { Backend } from './backend.ts'
+import { CapacityMeter } from './capacity.ts'
+import { CapacityReporter, dialWebSocket } from './capacity-reporter.ts'
+import { metricsPage } from './metrics-page.ts'
+import { PROMETHEUS_TYPE } from './prometheus-text.ts'
+import { PromptEncoder } from './prompt-encoder.ts'
 import { RequestIds } from './request-ids.ts'
-import { loadServedModel } from './served-model.ts'
+import { servedModel } from './served-model.ts'
+import { ServerMetrics } from './server-metrics.ts'
 
 export interface StartOptions {
   readonly config: Config
@@ -42,15 +50,47 @@ const farewellMs = 1000
 const lastPushMs = 5000
 
 export async function startBackend(options: StartOptions): Promise<RunningBackend> {
-  const { config, log, now, random } = options
+  const { config, log, now } = options
   const spool = await RecordSpool.open(config.spoolDir, { log })
+  const engine = startConfiguredEngine(options)
+  const backend = createBackend(options, engine, spool)
+  const claims = { pool: config.pool, backendId: config.backendId, incarnation: randomUUID() }
+  const capacity = new CapacityMeter({ backend, claims, now })
+  const { pool, edgePublicKey, metricsPort } = config
+  const metrics = metricsPort === null
+  const app = createApp({ backend, capacity, metrics, pool, edgePublicKey, log, now })
+  const server = createHttpServer(getRequestListener(app.fetch), config)
+  const served = serveCheckpoint(backend, options)
+  const metricsServer = metricsPort === null ? null : await serveMetrics(backend, config)
+  const url = await listen(server, config)
+  const parts: Parts = {
+    backend,
+    engine,
+    servers: metricsServer === null ? [server] : [server, metricsServer],
+    spool,
+    pushing: startPushing(spool, options),
+    reporting: startReporting(backend, capacity, options),
+  }
+  return {
+    url,
+    ready: Promise.all([engine.ready, served]).then(() => undefined),
+    engineEnded: engine.ended,
+    shutdown: () => shutdown(parts, config.timings.shutdownGraceMs),
+  }
+}
+
+function startConfiguredEngine({ config, log }: StartOptions): StartedEngine {
   const { checkpoint, device, quantisation, numerics, limits } = config
   const { scheduler, cacheTokens } = limits
-  const engine = startEngine(
+  return startEngine(
     { checkpoint, device, quantisation, numerics, limits: scheduler, cacheTokens },
     (note) => log.info('engine_note', { note }),
   )
-  const backend = new Backend({
+}
+
+function createBackend(options: StartOptions, engine: StartedEngine, spool: RecordSpool): Backend {
+  const { config, log, now, random } = options
+  return new Backend({
     config,
     engine: engine.client,
     requestIds: new RequestIds(spool.pendingRequestIds()),
@@ -59,37 +99,35 @@ export async function startBackend(options: StartOptions): Promise<RunningBacken
       backendId: config.backendId,
       privateKey: config.recordPrivateKey,
     }),
-    pendingRecords: () => spool.pendingCount,
+    records: spool,
+    metrics: new ServerMetrics(),
     log,
     now,
     random,
     randomId: randomUUID,
   })
-  const { pool, edgePublicKey } = config
-  const app = createApp({ backend, pool, edgePublicKey, log, now })
-  const server = createHttpServer(getRequestListener(app.fetch), config)
-  const served = serveCheckpoint(backend, options)
-  const parts: Parts = { backend, engine, server, spool, pushing: startPushing(spool, options) }
-  return {
-    url: await listen(server, config),
-    ready: Promise.all([engine.ready, served]).then(() => undefined),
-    engineEnded: engine.ended,
-    shutdown: () => shutdown(parts, config.timings.shutdownGraceMs),
-  }
 }
 
 interface Parts {
   readonly backend: Backend
   readonly engine: StartedEngine
-  readonly server: Server
+  readonly servers: readonly Server[]
   readonly spool: RecordSpool
   readonly pushing: Pushing
+  readonly reporting: Reporting
 }
 
 /** Manifest and tokenizer; the tensors are the engine's to read. */
 async function serveCheckpoint(backend: Backend, { config, env }: StartOptions): Promise<void> {
   const checkpoint = await openCheckpoint(openStore(config.checkpoint, env))
-  backend.setServed(await loadServedModel(checkpoint, config.limits))
+  const tokenizerJson = await checkpoint.readFile(checkpoint.manifest.tokenizerFile)
+  const served = servedModel(checkpoint, tokenizerJson, config.limits)
+  const worker = new URL('encode-worker.ts', import.meta.url)
+  const encoder = new PromptEncoder({
+    tokenizer: served.tokenizer,
+    startThread: () => new Worker(worker, { workerData: tokenizerJson }),
+  })
+  backend.setServed(served, encoder)
 }
 
 function createHttpServer(listener: ReturnType<typeof getRequestListener>, config: Config): Server {
@@ -97,6 +135,17 @@ function createHttpServer(listener: ReturnType<typeof getRequestListener>, confi
     void listener(incoming, outgoing)
   })
   server.setTimeout(config.timings.idleConnectionMs)
+  return server
+}
+
+/** A server of its own for `/metrics`, for networks that let Prometheus see nothing else. */
+async function serveMetrics(backend: Backend, config: Config): Promise<Server> {
+  const server = createServer((request, response) => {
+    const known = request.url === '/metrics'
+    response.writeHead(known ? 200 : 404, { 'content-type': PROMETHEUS_TYPE })
+    response.end(known ? metricsPage(backend) : 'There is /metrics here and nothing else.\n')
+  })
+  await listen(server, { host: config.host, port: config.metricsPort ?? 0 })
   return server
 }
 
@@ -108,7 +157,7 @@ function keepAliveMs(config: Config): number {
   return Math.max(1000, config.timings.idleConnectionMs - 1000)
 }
 
-function listen(server: Server, { host, port }: Config): Promise<string> {
+function listen(server: Server, { host, port }: Pick<Config, 'host' | 'port'>): Promise<string> {
   return new Promise((resolve, reject) => {
     server.once('error', reject)
     server.listen(port, host, () => {
@@ -145,26 +194,67 @@ function startPushing(spool: RecordSpool, { config, log, random }: StartOptions)
   }
 }
 
-async function shutdown(parts: Parts, graceMs: number): Promise<void> {
-  const { backend, engine, server, spool, pushing } = parts
-  backend.drain()
-  const closed = new Promise<void>((resolve) => {
-    server.close(() => resolve())
+interface Reporting {
+  /** The edge hears that nothing more is taken here. */
+  announce(): void
+  finish(): Promise<void>
+}
+
+function startReporting(
+  backend: Backend,
+  capacity: CapacityMeter,
+  { config, log, now, random }: StartOptions,
+): Reporting {
+  const reporter = new CapacityReporter({
+    edgeUrl: config.edgeUrl,
+    claims: capacity.claims,
+    report: () => capacity.report(),
+    signToken: () => signReportToken(capacity.claims, config.recordPrivateKey, now()),
+    dial: dialWebSocket,
+    intervalMs: config.timings.reportIntervalMs,
+    onCancel: (requestId) => backend.requests.cancel(requestId),
+    sleep: (ms, signal) => sleep(ms, undefined, { signal }).catch(() => undefined),
+    random,
+    log,
   })
-  await within(graceMs, backend.whenIdle())
-  backend.abortAll(
+  const stop = new AbortController()
+  const running = reporter.run(stop.signal)
+  return {
+    announce: () => reporter.reportNow(),
+    finish: async () => {
+      stop.abort()
+      await running
+    },
+  }
+}
+
+async function shutdown(parts: Parts, graceMs: number): Promise<void> {
+  const { backend, engine, servers, spool, pushing, reporting } = parts
+  backend.drain()
+  reporting.announce()
+  const closed = Promise.all(servers.map(closing)).then(() => undefined)
+  await within(graceMs, backend.requests.whenIdle())
+  backend.requests.abortAll(
     new ApiError('server_is_overloaded', 'This backend is shutting down. Try again.'),
   )
-  const idle = await within(farewellMs, backend.whenIdle())
+  const idle = await within(farewellMs, backend.requests.whenIdle())
   // Whoever does not read what is written to it would hold everything up.
-  if (!idle) server.closeAllConnections()
-  await backend.whenIdle()
+  if (!idle) for (const server of servers) server.closeAllConnections()
+  await backend.requests.whenIdle()
   await engine.terminate()
+  await backend.close()
   await pushing.finish()
+  await reporting.finish()
   await spool.close()
-  server.closeIdleConnections()
+  for (const server of servers) server.closeIdleConnections()
   await within(farewellMs, closed)
-  server.closeAllConnections()
+  for (const server of servers) server.closeAllConnections()
+}
+
+function closing(server: Server): Promise<void> {
+  return new Promise((resolve) => {
+    server.close(() => resolve())
+  })
 }
 
 /** Whether the promise was settled in time. */
