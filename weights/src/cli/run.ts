@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander'
 import { CheckpointError } from '../checkpoint-error.ts'
 import { StoreError } from '../store/store.ts'
 import { Output, type Terminal } from './output.ts'
+import { type PlanArguments, runPlan } from './plan-verb.ts'
 import { runInspect, runPublish, runToy, runVerify, UsageError, type Run } from './verbs.ts'
 
 /** 0: done. 1: the checkpoint or the store is at fault. 2: the command line is. */
@@ -61,6 +62,14 @@ function buildProgram(terminal: Terminal, outcome: { sound: boolean; json: boole
       outcome.sound = await runVerify(begin(options), url)
     },
   )
+  verb('plan', 'say what of a model fits on a machine, and how many sequences')
+    .requiredOption('--gpus <set>', 'like 1xH200 or 8xB200')
+    .requiredOption('--model <name>', 'v4-flash or v4-pro')
+    .option('--context <tokens>', 'what a sequence is to reach', '131072')
+    .option('--step-rows <rows>', 'of the largest step', '4096')
+    .action(async (options: PlanArguments & { json?: boolean }) => {
+      outcome.sound = await runPlan(begin(options), options)
+    })
   return program
 }
 
