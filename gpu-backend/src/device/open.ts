@@ -1,6 +1,7 @@
 import { loadNativeAddon, type Numerics } from '../kernels/native/addon.ts'
 import { ensureNativeAddon } from '../kernels/native/build.ts'
 import { CpuDevice } from './cpu.ts'
+import { findCuda, type FindImages } from './cuda/find.ts'
 import { type Device, DeviceError, type DeviceName } from './device.ts'
 import { ReferenceDevice } from './reference.ts'
 
@@ -16,8 +17,8 @@ export interface OpenOptions {
   readonly onNote?: (line: string) => void
 }
 
-/** A way to open a device, or why there is none. */
-type Found = { readonly open: () => Device } | { readonly reason: string }
+/** A way to open a device, or why there is none. `fake`: it is there for tests of what uses it. */
+type Found = { readonly open: () => Device; readonly fake?: boolean } | { readonly reason: string }
 
 interface DeviceKind {
   readonly name: DeviceName
@@ -26,10 +27,14 @@ interface DeviceKind {
 
 /** Fastest first: `auto` takes the first one that is there. */
 const kinds: readonly DeviceKind[] = [
-  { name: 'cuda', find: () => Promise.resolve({ reason: 'this build has no CUDA device' }) },
+  { name: 'cuda', find: () => findCuda(findKernelImages) },
   { name: 'cpu', find: findCpu },
   { name: 'reference', find: () => Promise.resolve({ open: () => new ReferenceDevice() }) },
 ]
+
+function findKernelImages(): ReturnType<FindImages> {
+  return Promise.resolve({ reason: 'this build has no kernels for GPUs' })
+}
 
 /** Compiles the native kernels where sources changed since the last time. */
 async function findCpu({ numerics, onNote }: OpenOptions): Promise<Found> {
@@ -63,7 +68,7 @@ export function listDevices(options: OpenOptions = {}): Promise<readonly DeviceR
 
 /**
  * Opens the named device, or with `auto` the fastest there is. Throws `DeviceError`
- * `device_unavailable` with the reason; `auto` always ends at the reference device.
+ * `device_unavailable` with the reason; `auto` passes over fakes and always ends at the reference.
  */
 export async function openDevice(
   name: DeviceName | 'auto',
@@ -72,9 +77,10 @@ export async function openDevice(
   for (const kind of kinds) {
     if (name !== 'auto' && name !== kind.name) continue
     const found = await kind.find(options)
-    if ('open' in found) return found.open()
-    if (name !== 'auto') throw new DeviceError('device_unavailable', name, found.reason)
-    options.onNote?.(`device ${kind.name} is not here: ${found.reason}`)
+    if ('open' in found && (name !== 'auto' || found.fake !== true)) return found.open()
+    const reason = 'open' in found ? 'its driver is a fake one' : found.reason
+    if (name !== 'auto') throw new DeviceError('device_unavailable', name, reason)
+    options.onNote?.(`device ${kind.name} is not here: ${reason}`)
   }
   throw new DeviceError('device_unavailable', 'reference', 'no device of that name exists')
 }

@@ -1,0 +1,31 @@
+import { CudaDevice } from '../cuda.ts'
+import { type Driver, openDriver } from './driver.ts'
+import { CudaError } from './errors.ts'
+import { listGpus, requireKernels } from './gpu.ts'
+import type { KernelImages } from './images.ts'
+
+/** Kernels for a driver, or why there are none. */
+export type FindImages = (driver: Driver) => Promise<KernelImages | { readonly reason: string }>
+
+/** A way to open the first GPU, or why there is none. */
+export type FoundCuda =
+  /** `fake`: kernels run on the host, which nobody wants who did not ask for it by name. */
+  { readonly open: () => CudaDevice; readonly fake: boolean } | { readonly reason: string }
+
+/** Looks for a driver, a GPU, and kernels for it, in this order; the first that is missing is the reason. */
+export async function findCuda(
+  findImages: FindImages,
+  library: string | undefined = process.env['SLUICE_CUDA_LIBRARY'],
+): Promise<FoundCuda> {
+  try {
+    const driver = await openDriver(library)
+    const [gpu] = listGpus(driver)
+    const images = await findImages(driver)
+    if ('reason' in images) return images
+    if (gpu !== undefined) requireKernels(gpu, images)
+    return { open: () => new CudaDevice(driver, images), fake: driver.isFake }
+  } catch (error) {
+    if (error instanceof CudaError) return { reason: error.message }
+    throw error
+  }
+}
