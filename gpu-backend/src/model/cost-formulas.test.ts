@@ -10,9 +10,13 @@ import {
   fp8IndexRowBytes,
   compactRowBytes,
   plainRowBytes,
+  snapshotBytes,
   tokenFlops,
   totalFlops,
 } from './cost-formulas.ts'
+import { Cache } from './cache.ts'
+import { CountingDevice } from '../kernels/testing/counting-device.ts'
+import { modelShape } from './shape.ts'
 import { v32ActiveParameters, v32BytesPerToken, v32TokenFlops } from '../../bench/v32-costs.ts'
 
 const million = 2 ** 20
@@ -69,6 +73,31 @@ describe('cached rows', () => {
   ] as const)('%s with its state at %i tokens', (_, config, context, expected) => {
     const { entries, state } = cacheBytes(config, compactRowBytes(config), context)
     expect(Number(((entries + state) / gib).toFixed(3))).toBe(expected)
+  })
+
+  it.each([
+    ['Flash', flash, [3.89, 3.99]],
+    ['Pro', pro, [5.52, 5.65]],
+  ] as const)('in a snapshot, %s', (_, config, mebibytes) => {
+    const row = compactRowBytes(config)
+    const shape = modelShape(config)
+    const found = [false, true].map((draft) => {
+      const formats = { activations: 'bf16', keys: 'f32', indexKeys: 'f32' } as const
+      const device = new CountingDevice({ ...formats, compactRows: true })
+      const limits = { sequencesMax: 1, tokensMax: 256, rollbackMax: 8, prefixesMax: 1 }
+      const cache = new Cache(device, shape, { limits, draft, rows: 'compact' })
+      const sequence = cache.create(256)
+      cache.grow(sequence, 256)
+      cache.keep(Object.assign(sequence, { length: 256, furthest: 256 }))
+      return cache.bytes().snapshots
+    })
+    const formula = [null, { activationBytes: 2 } as const].map((draft) =>
+      snapshotBytes(config, row, draft),
+    )
+    expect(found).toEqual(formula)
+    expect(found.map((bytes) => to(3, bytes / mib))).toEqual(mebibytes)
+    // As much as the entries of five pages: not every page of a text is worth a snapshot.
+    expect(Math.round((found[1] ?? 0) / (256 * cacheBytesPerToken(config, row)))).toBe(5)
   })
 
   it('are 7.3 % and 10.5 % of what V3.2 keeps a token', () => {

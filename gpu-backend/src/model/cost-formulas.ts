@@ -60,6 +60,26 @@ export function cacheBytes(config: ModelConfig, row: RowBytes, context: number):
   return { window, csa, index, hca, state, entries: window + csa + index + hca }
 }
 
+/**
+ * Bytes of the snapshot a kept prefix has beside its pages, whatever its length: every layer's window,
+ * and a block of raw rows where blocks overlap. `draft`: also the draft block's window, and its input
+ * at the last position.
+ */
+export function snapshotBytes(
+  config: ModelConfig,
+  row: RowBytes,
+  draft: { readonly activationBytes: 2 | 4 } | null,
+): number {
+  const windows = config.layerCount + (draft === null ? 0 : 1)
+  const overlapping = layerRatios(config).filter((ratio) => kindOfRatio(ratio) === 'csa')
+  const width = poolSpan('csa') * (config.headDim + config.indexHeadDim)
+  const raw = overlapping.reduce((sum, ratio) => {
+    return sum + 2 * ratio * width * Float32Array.BYTES_PER_ELEMENT
+  }, 0)
+  const streams = draft === null ? 0 : config.hcMult * config.hiddenSize * draft.activationBytes
+  return windows * config.slidingWindow * row.key + raw + streams
+}
+
 /** What one more token adds, averaged over whole blocks. */
 export function cacheBytesPerToken(config: ModelConfig, row: RowBytes): number {
   return layerRatios(config).reduce((sum, ratio) => {
