@@ -42,10 +42,16 @@ describe('parseConfig', () => {
       spoolDir: '/var/spool/sluice',
       logLevel: 'info',
       limits: {
-        scheduler: { runningMax: 8, waitingMax: 64, prefillTokensPerStep: 512 },
+        scheduler: {
+          runningMax: 8,
+          waitingMax: 64,
+          waitingTokensMax: 2_097_152,
+          stepTokensMax: 512,
+        },
         bodyBytesMax: 33_554_432,
         contextTokensMax: null,
         cacheTokens: 4_194_304,
+        prefixesMax: 64,
         spoolRecordsMax: 100_000,
         resumeUnitsPerStreamMax: 4_194_304,
         resumeUnitsMax: 268_435_456,
@@ -85,6 +91,7 @@ describe('parseConfig', () => {
     ['SLUICE_EDGE_URL', 'file:///etc', 'must be an http or https URL'],
     ['SLUICE_DEVICE', 'tpu', 'must be one of auto, cuda, cpu, reference'],
     ['SLUICE_CACHE_TOKENS', '300', 'must be a multiple of 256'],
+    ['SLUICE_STEP_TOKENS', '15', 'must be at least 16, twice SLUICE_MAX_SEQUENCES'],
     ['SLUICE_LOG', 'loud', 'must be one of debug, info, warn, error, silent'],
     ['SLUICE_EDGE_PUBLIC_KEY', '{}', 'is not an Ed25519 public key as JWK JSON'],
   ])('refuses %s=%s', async (variable, value, message) => {

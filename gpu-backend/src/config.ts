@@ -33,6 +33,8 @@ export interface Limits {
   readonly contextTokensMax: number | null
   /** Tokens the model's cache holds, over all running sequences; no answer can be longer. */
   readonly cacheTokens: number
+  /** Beginnings of texts kept in it for prompts to come. */
+  readonly prefixesMax: number
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
   readonly spoolRecordsMax: number
   /** Text kept for resuming one stream, and of all ended streams together, in UTF-16 units. */
@@ -110,13 +112,15 @@ const environmentSchema = z.object({
   SLUICE_LOG: z.enum(LOG_LEVELS, `must be one of ${LOG_LEVELS.join(', ')}`).default('info'),
   SLUICE_MAX_SEQUENCES: whole(8, 1, 4096),
   SLUICE_MAX_WAITING: whole(64, 0, 65_536),
-  SLUICE_PREFILL_TOKENS_PER_STEP: whole(512, 1, 1_048_576),
+  SLUICE_MAX_WAITING_TOKENS: whole(2_097_152, 1),
+  SLUICE_STEP_TOKENS: whole(512, 2, 1_048_576),
   SLUICE_MAX_BODY_BYTES: whole(32 * 2 ** 20, 1024, 512 * 2 ** 20),
   SLUICE_MAX_CONTEXT_TOKENS: whole(0, 0),
   SLUICE_CACHE_TOKENS: whole(4_194_304, pageTokens).refine(
     (tokens) => tokens % pageTokens === 0,
     `must be a multiple of ${pageTokens}`,
   ),
+  SLUICE_MAX_PREFIXES: whole(64, 0, 65_536),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
   SLUICE_MAX_STREAM_BUFFER: whole(4 * 2 ** 20, 1024),
   SLUICE_MAX_STREAM_BUFFERS: whole(256 * 2 ** 20, 1024),
@@ -141,6 +145,12 @@ export async function parseConfig(
     throw new ConfigError(String(issue?.path[0] ?? 'SLUICE'), issue?.message ?? 'is not valid')
   }
   const read = parsed.data
+  // Half of a step is for prompts, however many sequences have a token in it.
+  const stepTokensMin = 2 * read.SLUICE_MAX_SEQUENCES
+  if (read.SLUICE_STEP_TOKENS < stepTokensMin) {
+    const message = `must be at least ${stepTokensMin}, twice SLUICE_MAX_SEQUENCES`
+    throw new ConfigError('SLUICE_STEP_TOKENS', message)
+  }
   return Object.freeze({
     checkpoint: read.SLUICE_CHECKPOINT,
     device: read.SLUICE_DEVICE,
@@ -181,11 +191,13 @@ function limitsOf(read: Environment): Limits {
     scheduler: Object.freeze({
       runningMax: read.SLUICE_MAX_SEQUENCES,
       waitingMax: read.SLUICE_MAX_WAITING,
-      prefillTokensPerStep: read.SLUICE_PREFILL_TOKENS_PER_STEP,
+      waitingTokensMax: read.SLUICE_MAX_WAITING_TOKENS,
+      stepTokensMax: read.SLUICE_STEP_TOKENS,
     }),
     bodyBytesMax: read.SLUICE_MAX_BODY_BYTES,
     contextTokensMax: contextTokensMax === 0 ? null : contextTokensMax,
     cacheTokens: read.SLUICE_CACHE_TOKENS,
+    prefixesMax: read.SLUICE_MAX_PREFIXES,
     spoolRecordsMax: read.SLUICE_MAX_SPOOL_RECORDS,
     resumeUnitsPerStreamMax: read.SLUICE_MAX_STREAM_BUFFER,
     resumeUnitsMax: read.SLUICE_MAX_STREAM_BUFFERS,

@@ -83,7 +83,7 @@ beforeEach(async () => {
   connections = []
   diskFull = false
   pendingRecords = 0
-  const scheduler = { runningMax: 1, waitingMax: 1, prefillTokensPerStep: 8 }
+  const scheduler = { runningMax: 1, waitingMax: 1, waitingTokensMax: 10_000, stepTokensMax: 8 }
   backend = new Backend({
     config: {
       quantisation: 'on',
@@ -93,6 +93,7 @@ beforeEach(async () => {
         bodyBytesMax: 100_000,
         contextTokensMax: null,
         cacheTokens: 4096,
+        prefixesMax: 4,
         spoolRecordsMax: 10,
         resumeUnitsPerStreamMax: 2000,
         resumeUnitsMax: 5000,

@@ -1,6 +1,8 @@
 import { EventEmitter } from 'node:events'
 import { describe, expect, it } from 'vitest'
 import { EngineClient, EngineDiedError, type EngineStatus, RunningGeneration } from './client.ts'
+import { Engine } from './engine.ts'
+import { FakeModel } from './testing/fake-model.ts'
 import type { EngineCommand, EngineEvent, EngineReport } from './protocol.ts'
 
 /** The far end of the thread: what was sent to it, and its reports. */
@@ -37,13 +39,13 @@ const token = (id: number, value: number): EngineEvent => ({
   logprobs: null,
 })
 
-function setUp(room = { runningMax: 1, waitingMax: 1 }) {
+function setUp(room = { runningMax: 1, waitingMax: 1, waitingTokensMax: 100 }) {
   const thread = new FakeThread()
   const statuses: EngineStatus[] = []
   const notes: string[] = []
   const client = new EngineClient({
     thread,
-    limits: { ...room, prefillTokensPerStep: 8 },
+    limits: { ...room, stepTokensMax: 8 },
     onStatus: (status) => statuses.push(status),
     onNote: (note) => notes.push(note),
   })
@@ -81,6 +83,34 @@ describe('EngineClient', () => {
     expect(thread.received.map((command) => command.kind)).toEqual(['generate', 'generate'])
     thread.happen({ kind: 'finished', id: 1, reason: 'length', generated: 3 })
     expect(client.submit(wanted)).toBeInstanceOf(RunningGeneration)
+  })
+
+  it('refuses at once what is beyond the tokens that may wait', () => {
+    const { thread, client } = setUp({ runningMax: 1, waitingMax: 9, waitingTokensMax: 4 })
+    thread.report({ kind: 'ready', device: 'reference' })
+    const long = { ...wanted, prompt: Int32Array.of(1, 2, 3, 4, 5) }
+    expect(client.submit(long)).toBeInstanceOf(RunningGeneration)
+    expect(client.submit(wanted)).toBe('queue_full')
+    thread.happen({ kind: 'started', id: 1, cachedTokens: 0 })
+    for (let i = 0; i < 4; i++) expect(client.submit(wanted)).toBeInstanceOf(RunningGeneration)
+    expect(client.submit(wanted)).toBe('queue_full')
+    thread.happen({ kind: 'finished', id: 2, reason: 'expired', generated: 0 })
+    expect(client.submit(wanted)).toBeInstanceOf(RunningGeneration)
+  })
+
+  it('has the latest statistics', () => {
+    const { thread, client } = setUp()
+    expect(client.stats).toBeNull()
+    const stats = new Engine({
+      model: new FakeModel({ pagesMax: 2 }),
+      limits: { runningMax: 1, waitingMax: 1, waitingTokensMax: 1, stepTokensMax: 2 },
+      random: Math.random,
+      now: () => 0,
+      emit: () => undefined,
+    }).stats
+    thread.report({ kind: 'stats', stats: { ...stats, running: 3 } })
+    thread.report({ kind: 'stats', stats })
+    expect(client.stats).toEqual(stats)
   })
 
   it('gives each request its own events, those that piled up in one go', async () => {

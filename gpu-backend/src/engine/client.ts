@@ -35,15 +35,17 @@ export type NewGeneration = Omit<GenerationRequest, 'id'>
 export type RefusedSubmission = 'queue_full' | 'not_ready'
 
 /**
- * The engine as the server's thread sees it. Refusals are known at once, without asking the other
- * thread: the number of requests under way is counted here, and may only be too high.
+ * The engine as the server's thread sees it. A full queue is known at once, without asking the other
+ * thread: what is under way and what waits is counted here, and may only be too high.
  */
 export class EngineClient {
   readonly #thread: EngineThread
-  readonly #roomFor: number
+  readonly #limits: SchedulerLimits
   readonly #onStatus: (status: EngineStatus) => void
   readonly #onNote: (note: string) => void
   readonly #running = new Map<number, RunningGeneration>()
+  /** Prompt tokens of the requests that have not started. */
+  readonly #waiting = new Map<number, number>()
   #status: EngineStatus = { phase: 'loading', progress: null }
   #stats: EngineStats | null = null
   #nextId = 1
@@ -56,7 +58,7 @@ export class EngineClient {
   }) {
     const { thread, limits, onStatus, onNote = () => undefined } = options
     this.#thread = thread
-    this.#roomFor = limits.runningMax + limits.waitingMax
+    this.#limits = limits
     this.#onStatus = onStatus
     this.#onNote = onNote
     thread.on('message', (report) => {
@@ -74,7 +76,7 @@ export class EngineClient {
     return this.#status
   }
 
-  /** The latest report of how the engine stands; null until it has done something. */
+  /** The latest report of how the engine stands; null until it is ready. */
   get stats(): EngineStats | null {
     return this.#stats
   }
@@ -86,15 +88,26 @@ export class EngineClient {
 
   submit(wanted: NewGeneration): RunningGeneration | RefusedSubmission {
     if (this.#status.phase !== 'ready') return 'not_ready'
-    if (this.#running.size >= this.#roomFor) return 'queue_full'
+    const promptTokens = wanted.prompt.length
+    if (!this.#hasRoom(promptTokens)) return 'queue_full'
     const id = this.#nextId
     this.#nextId += 1
     const generation = new RunningGeneration(() => {
       if (this.#running.has(id)) this.#thread.postMessage({ kind: 'cancel', id })
     })
     this.#running.set(id, generation)
+    this.#waiting.set(id, promptTokens)
     this.#thread.postMessage({ kind: 'generate', request: { ...wanted, id } })
     return generation
+  }
+
+  /** As the scheduler sees it, or stricter. */
+  #hasRoom(promptTokens: number): boolean {
+    const { runningMax, waitingMax, waitingTokensMax } = this.#limits
+    if (this.#running.size >= runningMax + waitingMax) return false
+    if (this.#waiting.size === 0) return true
+    const tokens = [...this.#waiting.values()].reduce((total, count) => total + count, promptTokens)
+    return tokens <= waitingTokensMax
   }
 
   #receive(report: EngineReport): void {
@@ -123,6 +136,7 @@ export class EngineClient {
     for (const event of events) {
       const generation = this.#running.get(event.id)
       assert(generation !== undefined, `request ${event.id} is under way`)
+      this.#waiting.delete(event.id)
       if (event.kind === 'finished') this.#running.delete(event.id)
       generation.deliver(event)
     }
@@ -134,6 +148,7 @@ export class EngineClient {
     const died = new EngineDiedError({ cause: error })
     for (const generation of this.#running.values()) generation.fail(died)
     this.#running.clear()
+    this.#waiting.clear()
     this.#setStatus({ phase: 'dead', error })
   }
 

@@ -1,12 +1,23 @@
 import { strict as assert } from 'node:assert'
-import { ModelError, type Model, type Segment, type Sequence } from '../model/model.ts'
-import type { EndReason, EngineEvent, GenerationRequest } from './protocol.ts'
+import type { CachedPrefix, Model, Segment, Sequence } from '../model/model.ts'
+import { PageKeys } from './prefix-cache.ts'
+import type { EndReason, EngineEvent, EngineStats, GenerationRequest } from './protocol.ts'
 import type { Random } from './random.ts'
 import { createSampler, type Sampler } from './sampler.ts'
-import { Scheduler, type ScheduledSegment, type SchedulerLimits } from './scheduler.ts'
+import {
+  type Admission,
+  Scheduler,
+  type Pace,
+  type ScheduledSegment,
+  type SchedulerLimits,
+  type StepPlan,
+} from './scheduler.ts'
 
 /** The part of a model that generating text needs. */
-export type EngineModel = Pick<Model, 'createSequence' | 'forward' | 'release'> & {
+export type EngineModel = Pick<
+  Model,
+  'createSequence' | 'keepPrefix' | 'dropPrefix' | 'forward' | 'release' | 'capacity'
+> & {
   readonly shape: Pick<Model['shape'], 'eosTokenId' | 'maxPositionEmbeddings' | 'vocabSize'>
 }
 
@@ -15,37 +26,69 @@ export interface EngineOptions {
   readonly limits: SchedulerLimits
   /** Draws a seed for each request that brings none. */
   readonly random: Random
+  /** Unix time in milliseconds and fractions of them; never goes back. */
+  readonly now: () => number
   /** Told at least once a step: before the model runs, which may take long, and after. */
   readonly emit: (events: readonly EngineEvent[]) => void
+  /** Told every `statsEveryMs` of work or less often, and when the work has ended. */
+  readonly emitStats?: (stats: EngineStats) => void
 }
+
+export const statsEveryMs = 100
+
+/** How much the latest step counts in the pace of prompts. */
+const paceWeight = 0.2
 
 interface Generation {
   readonly request: GenerationRequest
   readonly sampler: Sampler
-  /** null until the request has a place in the running set. */
+  /** Names of the pages of `tokens`; none are given where nothing is to be shared. */
+  readonly pageKeys: PageKeys | null
+  /** Prompt and answer so far. */
+  readonly tokens: TokenList
+  /** null until the request has a place in the running set, and while it is preempted. */
   sequence: Sequence | null
-  lastToken: number
   generated: number
+}
+
+/** What a step did to one request, beside computing it. */
+interface Drawn {
+  readonly generation: Generation
+  readonly ended: EndReason | null
 }
 
 /**
  * Continuous batching over a model: requests come and go between steps, and each step runs every
- * sequence that has something to feed. Synchronous; whoever drives it listens for messages between
- * two steps.
+ * sequence that has something to feed. Does with the model what the scheduler decides, in its order.
+ * Synchronous; whoever drives it listens for messages between two steps.
  */
 export class Engine {
+  readonly #options: EngineOptions
   readonly #model: EngineModel
-  readonly #random: Random
-  readonly #emit: (events: readonly EngineEvent[]) => void
   readonly #scheduler: Scheduler
   readonly #generations = new Map<number, Generation>()
+  /** What the scheduler knows by name. */
+  readonly #prefixes = new Map<string, CachedPrefix>()
+  readonly #totals = {
+    promptTokensTotal: 0,
+    cachedTokensTotal: 0,
+    generatedTokensTotal: 0,
+    preemptionsTotal: 0,
+    prefixQueriesTotal: 0,
+    prefixHitsTotal: 0,
+    draftedTokensTotal: 0,
+    acceptedTokensTotal: 0,
+    stepsTotal: 0,
+    stepSecondsTotal: 0,
+  }
   #events: EngineEvent[] = []
+  #promptTokensPerMs: number | null = null
+  #statsAtMs = -Infinity
 
   constructor(options: EngineOptions) {
+    this.#options = options
     this.#model = options.model
-    this.#random = options.random
-    this.#emit = options.emit
-    this.#scheduler = new Scheduler(options.limits)
+    this.#scheduler = new Scheduler(options.limits, options.model.capacity())
   }
 
   /** Whether a step would do nothing: no request under way and nothing to tell. */
@@ -53,26 +96,41 @@ export class Engine {
     return this.#generations.size === 0 && this.#events.length === 0
   }
 
+  get stats(): EngineStats {
+    const { pageTokens, pagesMax } = this.#model.capacity()
+    return {
+      running: this.#scheduler.runningCount,
+      waiting: this.#scheduler.waitingCount,
+      waitingTokens: this.#scheduler.waitingTokens,
+      cacheTokensFree: this.#scheduler.pagesAvailable * pageTokens,
+      cacheTokensMax: pagesMax * pageTokens,
+      ...this.#totals,
+    }
+  }
+
   /** Queues a request. Every request ends in exactly one `finished` event. */
   submit(request: GenerationRequest): void {
-    const { id, prompt, outputTokensMax, sampling, topLogprobs } = request
+    const { id, prompt, outputTokensMax, priority, deadlineMs } = request
     const { maxPositionEmbeddings, vocabSize } = this.#model.shape
     assert(prompt.length + outputTokensMax <= maxPositionEmbeddings, 'the answer fits the window')
     assert(
       prompt.every((token) => token >= 0 && token < vocabSize),
       'every prompt token is in the vocabulary',
     )
-    const seed = sampling.seed ?? Math.floor(this.#random() * Number.MAX_SAFE_INTEGER)
-    const status = this.#scheduler.submit({ id, promptTokens: prompt.length, outputTokensMax })
-    const generation: Generation = {
-      request,
-      sampler: createSampler({ sampling, seed, topLogprobs, constraint: null }),
-      sequence: null,
-      lastToken: -1,
-      generated: 0,
-    }
-    if (status === 'queue_full') this.#emitFinished(generation, 'refused')
-    else this.#generations.set(id, generation)
+    const generation = this.#generationFor(request)
+    const status = this.#scheduler.submit(
+      {
+        id,
+        promptTokens: prompt.length,
+        outputTokensMax,
+        priority,
+        deadlineMs,
+        pageKeys: generation.pageKeys?.names ?? [],
+      },
+      this.#pace(this.#options.now()),
+    )
+    if (status === 'accepted') this.#generations.set(id, generation)
+    else this.#emitFinished(generation, status === 'too_late' ? 'expired' : 'refused')
   }
 
   /** Ends a request before its next token. One that has ended already is passed over. */
@@ -83,86 +141,143 @@ export class Engine {
 
   /** Lets in whoever has a place now, then runs the model once over everyone who is in. */
   step(): void {
-    this.#admit()
+    const startedMs = this.#options.now()
+    const plan = this.#scheduler.schedule(this.#pace(startedMs))
+    this.#prepare(plan)
     this.#flush()
-    const segments = this.#scheduler.schedule()
-    const rows = segments.length === 0 ? [] : this.#model.forward(segments.map(this.#toSegment))
-    this.#scheduler.commit()
-    const sampling = segments.filter((segment) => segment.samples)
-    assert.equal(rows.length, sampling.length, 'one row of logits for each token to sample')
-    sampling.forEach(({ id }, index) => {
-      const row = rows[index]
-      assert(row !== undefined)
-      this.#sample(this.#generation(id), row)
-    })
+    if (plan.segments.length > 0) this.#run(plan.segments)
+    else this.#scheduler.commit()
+    this.#assertSamePages()
     this.#flush()
+    this.#measure(plan.segments, startedMs)
+  }
+
+  #generationFor(request: GenerationRequest): Generation {
+    const { prompt, sampling, topLogprobs, cacheSalt } = request
+    const seed = sampling.seed ?? Math.floor(this.#options.random() * Number.MAX_SAFE_INTEGER)
+    const { pageTokens, prefixesMax } = this.#model.capacity()
+    const pageKeys =
+      cacheSalt === null || prefixesMax === 0 ? null : new PageKeys(cacheSalt, pageTokens)
+    pageKeys?.push(prompt)
+    return {
+      request,
+      sampler: createSampler({ sampling, seed, topLogprobs, constraint: null }),
+      pageKeys,
+      tokens: new TokenList(prompt),
+      sequence: null,
+      generated: 0,
+    }
+  }
+
+  #pace(nowMs: number): Pace {
+    return { nowMs, promptTokensPerMs: this.#promptTokensPerMs }
   }
 
   #flush(): void {
     if (this.#events.length === 0) return
     const events = this.#events
     this.#events = []
-    this.#emit(events)
+    this.#options.emit(events)
   }
 
-  #admit(): void {
-    for (let next = this.#next(); next !== null; next = this.#next()) {
-      const status = this.#createSequence(next)
-      if (status === 'wait') return
-      if (status === 'refused') {
-        this.#finish(next, 'refused')
-        continue
-      }
-      this.#scheduler.admit(next.request.id)
-      this.#events.push({ kind: 'started', id: next.request.id, cachedTokens: 0 })
+  /** Makes the room in the model that the scheduler has made in its books, and fills it. */
+  #prepare({ expired, dropped, preempted, admitted }: StepPlan): void {
+    for (const id of expired) {
+      // What has been generated is an answer, if a short one.
+      const generation = this.#generation(id)
+      this.#end(generation, generation.generated > 0 ? 'length' : 'expired')
     }
+    this.#drop(dropped)
+    for (const id of preempted) this.#release(this.#generation(id))
+    this.#totals.preemptionsTotal += preempted.length
+    for (const admission of admitted) this.#begin(admission)
   }
 
-  #next(): Generation | null {
-    const next = this.#scheduler.nextAdmissible()
-    return next === null ? null : this.#generation(next.id)
-  }
-
-  /** Reserves cache for the whole answer. A full cache empties as others end, if there are others. */
-  #createSequence(generation: Generation): 'created' | 'wait' | 'refused' {
+  #begin({ id, prefix, cachedTokens, again }: Admission): void {
+    const generation = this.#generation(id)
     const { prompt, outputTokensMax } = generation.request
-    try {
-      generation.sequence = this.#model.createSequence({
-        maxTokens: prompt.length + outputTokensMax,
-      })
-      return 'created'
-    } catch (error) {
-      if (!(error instanceof ModelError)) throw error
-      const mayFitLater = error.code === 'cache_full' && this.#scheduler.runningCount > 0
-      return mayFitLater ? 'wait' : 'refused'
+    const maxTokens = prompt.length + outputTokensMax
+    const from = prefix === null ? undefined : this.#prefixes.get(prefix)
+    assert(prefix === null || from?.length === cachedTokens, 'a prefix that was found is kept')
+    generation.sequence = this.#model.createSequence(
+      from === undefined ? { maxTokens } : { maxTokens, from },
+    )
+    if (again) return
+    if (generation.pageKeys !== null) this.#totals.prefixQueriesTotal += 1
+    if (prefix !== null) this.#totals.prefixHitsTotal += 1
+    this.#totals.cachedTokensTotal += cachedTokens
+    this.#events.push({ kind: 'started', id, cachedTokens })
+  }
+
+  #run(segments: readonly ScheduledSegment[]): void {
+    const rows = this.#model.forward(segments.map(this.#toSegment))
+    const sampling = segments.filter(({ samples }) => samples)
+    assert.equal(rows.length, sampling.length, 'one row of logits for each token to sample')
+    const drawn = sampling.map(({ id }, index) => {
+      const row = rows[index]
+      assert(row !== undefined)
+      return this.#draw(this.#generation(id), row)
+    })
+    for (const { id, key, dropped } of this.#scheduler.commit()) {
+      this.#drop(dropped)
+      this.#keep(this.#generation(id), key)
     }
+    for (const { generation, ended } of drawn) if (ended !== null) this.#finish(generation, ended)
   }
 
   readonly #toSegment = ({ id, offset, count, samples }: ScheduledSegment): Segment => {
-    const { request, sequence, lastToken } = this.#generation(id)
-    assert(sequence !== null && sequence.length === offset, `sequence ${id} continues where it was`)
-    const tokens =
-      offset < request.prompt.length
-        ? request.prompt.subarray(offset, offset + count)
-        : Int32Array.of(lastToken)
-    return { sequence, tokens, logits: samples ? 'last' : 'none' }
+    const { sequence, tokens } = this.#generation(id)
+    assert(sequence?.length === offset, `sequence ${id} continues where it was`)
+    return {
+      sequence,
+      tokens: tokens.slice(offset, offset + count),
+      logits: samples ? 'last' : 'none',
+    }
   }
 
-  #sample(generation: Generation, logits: Float32Array): void {
-    const { id } = generation.request
+  /** The one place where a token is chosen. */
+  #draw(generation: Generation, logits: Float32Array): Drawn {
+    const { id, outputTokensMax } = generation.request
     const { token, logprobs } = generation.sampler.next(logits)
-    generation.lastToken = token
+    generation.tokens.push(token)
+    generation.pageKeys?.push([token])
     generation.generated += 1
+    this.#totals.generatedTokensTotal += 1
     this.#events.push({ kind: 'token', id, token, logprobs })
-    if (token === this.#model.shape.eosTokenId) this.#finish(generation, 'stop')
-    else if (this.#scheduler.isExhausted(id)) this.#finish(generation, 'length')
+    if (token === this.#model.shape.eosTokenId) return { generation, ended: 'stop' }
+    return { generation, ended: generation.generated >= outputTokensMax ? 'length' : null }
+  }
+
+  #keep({ sequence }: Generation, key: string): void {
+    assert(sequence !== null, 'what is kept of is in the cache')
+    const prefix = this.#model.keepPrefix(sequence)
+    assert(prefix !== null, 'the scheduler counts the places for prefixes')
+    this.#prefixes.set(key, prefix)
+  }
+
+  #drop(keys: readonly string[]): void {
+    for (const key of keys) {
+      const prefix = this.#prefixes.get(key)
+      assert(prefix !== undefined, 'a prefix that is dropped was kept')
+      this.#model.dropPrefix(prefix)
+      this.#prefixes.delete(key)
+    }
+  }
+
+  #release(generation: Generation): void {
+    if (generation.sequence !== null) this.#model.release(generation.sequence)
+    generation.sequence = null
   }
 
   #finish(generation: Generation, reason: EndReason): void {
-    const { request, sequence } = generation
-    this.#scheduler.remove(request.id)
-    if (sequence !== null) this.#model.release(sequence)
-    this.#generations.delete(request.id)
+    this.#scheduler.remove(generation.request.id)
+    this.#end(generation, reason)
+  }
+
+  /** Ends a request that the scheduler has let go of. */
+  #end(generation: Generation, reason: EndReason): void {
+    this.#release(generation)
+    this.#generations.delete(generation.request.id)
     this.#emitFinished(generation, reason)
   }
 
@@ -170,9 +285,62 @@ export class Engine {
     this.#events.push({ kind: 'finished', id: request.id, reason, generated })
   }
 
+  #measure(segments: readonly ScheduledSegment[], startedMs: number): void {
+    const nowMs = this.#options.now()
+    const prefill = segments.filter((segment) => segment.prefill)
+    const promptTokens = prefill.reduce((total, { count }) => total + count, 0)
+    this.#totals.promptTokensTotal += promptTokens
+    if (segments.length > 0) {
+      this.#totals.stepsTotal += 1
+      this.#totals.stepSecondsTotal += (nowMs - startedMs) / 1000
+    }
+    // Only steps full of prompts tell how fast those go; with few tokens others' time prevails.
+    if (promptTokens >= this.#options.limits.stepTokensMax / 2 && nowMs > startedMs) {
+      const pace = promptTokens / (nowMs - startedMs)
+      this.#promptTokensPerMs ??= pace
+      this.#promptTokensPerMs += paceWeight * (pace - this.#promptTokensPerMs)
+    }
+    if (!this.idle && nowMs - this.#statsAtMs < statsEveryMs) return
+    this.#statsAtMs = nowMs
+    this.#options.emitStats?.(this.stats)
+  }
+
+  /** A page that one side believes free and the other not is a leak, and is found at once. */
+  #assertSamePages(): void {
+    const { pagesFree, sequencesUsed } = this.#model.capacity()
+    assert.equal(this.#scheduler.pagesFree, pagesFree, 'scheduler and model count the same pages')
+    assert.equal(this.#scheduler.runningCount, sequencesUsed, 'who runs has a place in the model')
+  }
+
   #generation(id: number): Generation {
     const generation = this.#generations.get(id)
     assert(generation !== undefined, `request ${id} is under way`)
     return generation
+  }
+}
+
+/** Token ids that are added to at the end; room doubles, since most answers are short of their limit. */
+class TokenList {
+  #room: Int32Array
+  #length: number
+
+  constructor(tokens: Int32Array) {
+    this.#room = tokens
+    this.#length = tokens.length
+  }
+
+  push(token: number): void {
+    if (this.#length === this.#room.length) {
+      const larger = new Int32Array(2 * this.#length)
+      larger.set(this.#room)
+      this.#room = larger
+    }
+    this.#room[this.#length] = token
+    this.#length += 1
+  }
+
+  slice(start: number, end: number): Int32Array {
+    assert(end <= this.#length, 'only tokens that are known are fed')
+    return this.#room.subarray(start, end)
   }
 }

@@ -17,6 +17,8 @@ export interface EngineSettings {
   readonly limits: SchedulerLimits
   /** Tokens the model's cache holds, over all running sequences. */
   readonly cacheTokens: number
+  /** Beginnings of texts kept in it for prompts to come. */
+  readonly prefixesMax: number
 }
 
 export interface GenerationRequest {

@@ -28,7 +28,11 @@ async function load(): Promise<Model> {
   })
   return loadModel(checkpoint, device, {
     quantisation: settings.quantisation,
-    cache: { sequencesMax: settings.limits.runningMax, tokensMax: settings.cacheTokens },
+    cache: {
+      sequencesMax: settings.limits.runningMax,
+      tokensMax: settings.cacheTokens,
+      prefixesMax: settings.prefixesMax,
+    },
     onProgress: (done, total) => {
       report({ kind: 'progress', progress: { phase: 'weights', done, total } })
     },
@@ -41,7 +45,9 @@ const engine = new Engine({
   model,
   limits: settings.limits,
   random: Math.random,
+  now: () => performance.timeOrigin + performance.now(),
   emit: (events) => report({ kind: 'events', events }),
+  emitStats: (stats) => report({ kind: 'stats', stats }),
 })
 
 function obey(command: EngineCommand): void {
@@ -62,6 +68,7 @@ port.on('message', (command: EngineCommand) => {
   obey(command)
   wake?.()
 })
+report({ kind: 'stats', stats: engine.stats })
 report({ kind: 'ready', device: model.device })
 
 for (;;) {

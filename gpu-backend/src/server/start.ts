@@ -81,9 +81,9 @@ export async function startBackend(options: StartOptions): Promise<RunningBacken
 
 function startConfiguredEngine({ config, log }: StartOptions): StartedEngine {
   const { checkpoint, device, quantisation, numerics, limits } = config
-  const { scheduler, cacheTokens } = limits
+  const { scheduler, cacheTokens, prefixesMax } = limits
   return startEngine(
-    { checkpoint, device, quantisation, numerics, limits: scheduler, cacheTokens },
+    { checkpoint, device, quantisation, numerics, limits: scheduler, cacheTokens, prefixesMax },
     (note) => log.info('engine_note', { note }),
   )
 }

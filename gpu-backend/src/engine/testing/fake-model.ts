@@ -23,7 +23,7 @@ export interface FakeModelOptions {
   readonly pagesMax?: number
   readonly sequencesMax?: number
   readonly prefixesMax?: number
-  /** The likeliest token by the length of the text before it; elsewhere the end token comes seldom. */
+  /** The likeliest token by the length of the text before it; elsewhere the end token is the least. */
   readonly script?: ReadonlyMap<number, number>
 }
 
@@ -117,7 +117,7 @@ export class FakeModel implements EngineModel {
     sequence.hash = (Math.imul(sequence.hash, 31) + token) | 0
     const random = seededRandom(sequence.hash)
     const row = Float32Array.from({ length: vocabSize }, () => random() * 4)
-    row[eosTokenId] = (row[eosTokenId] ?? 0) - 1
+    row[eosTokenId] = -1
     const scripted = script.get(sequence.length)
     if (scripted !== undefined) row[scripted] = 100
     return row
