@@ -7,7 +7,7 @@ import {
   stackItem,
   type Tensor,
 } from '../device/tensor.ts'
-import { pageTokens } from '../kernels/batch.ts'
+import { type Batch, pageTokens } from '../kernels/batch.ts'
 import { copy } from '../kernels/copy/copy.ts'
 import type { CachedSequence, KeptPrefix } from './cache.ts'
 import {
@@ -35,6 +35,15 @@ interface DraftBase {
   readonly streams: Tensor
   readonly segments: ReadonlyMap<CachedSequence, StepSegment>
 }
+
+/** What a step leaves: streams, and the rows of logits that were asked for. */
+interface HeadOutput {
+  readonly output: LayersOutput
+  readonly logits: Tensor | null
+}
+
+/** Larger steps are prefill: long enough to be launched op by op, and rarely two of one size. */
+const recordedRowsMax = 64
 
 /** DeepSeek-V4 over one device: keeps the sequences' books, and has the forward pass do the work. */
 export class DeepSeekModel implements Model {
@@ -98,17 +107,22 @@ export class DeepSeekModel implements Model {
     // Until the step has ended nothing may continue from streams it is overwriting.
     this.#afterForward = null
     const batch = writeBatch(device, scratch, step, cache.pageTable, 'step')
-    let output = runLayers(this.#machine, batch, tap ?? null)
     const picks = pickedRows(step, segments)
-    let logits: readonly Float32Array[] = []
-    if (picks.length > 0 || this.drafts) {
-      const picked = writeI32(device, scratch.take('picks', 'i32', [picks.length]), picks)
-      logits = readF32Rows(device, runHead(this.#machine, output, picked, weights.contraction))
-      output = { streams: output.streams, pending: null }
+    const picked =
+      picks.length > 0 || this.drafts
+        ? writeI32(device, scratch.take('picks', 'i32', [picks.length]), picks)
+        : null
+    const run = (): HeadOutput => {
+      const output = runLayers(this.#machine, batch, tap ?? null)
+      if (picked === null) return { output, logits: null }
+      const logits = runHead(this.#machine, output, picked, weights.contraction)
+      return { output: { streams: output.streams, pending: null }, logits }
     }
+    const key = `forward of ${rowCount(batch.tokens)} rows, ${picks.length} picked`
+    const { output, logits } = tap === undefined ? this.#recorded(key, batch, run) : run()
     for (const { sequence, start, tokens } of step) sequence.length = start + tokens.length
     if (this.drafts) this.#afterForward = draftBase(output, step)
-    return logits
+    return logits === null ? [] : readF32Rows(device, logits)
   }
 
   draft(segments: readonly DraftSegment[]): readonly Float32Array[] {
@@ -134,10 +148,15 @@ export class DeepSeekModel implements Model {
       scratch.take('draft picks', 'i32', [batch.tokens.shape[0] ?? 0]),
       sourceRows(step, base, after),
     )
-    const output = runDraft(this.#machine, batch, { streams: base.streams, picks })
-    const last = Int32Array.from(step, ({ firstRow, tokens }) => firstRow + tokens.length - 1)
+    const last = pickedRows(step, segments)
     const picked = writeI32(device, scratch.take('picks', 'i32', [last.length]), last)
-    const logits = runHead(this.#machine, output, picked, weights.draft.contraction)
+    const { contraction } = weights.draft
+    const rows = `${rowCount(batch.tokens)} rows of ${rowCount(base.streams)}`
+    const key = `draft after ${after} of ${rows}, ${last.length} picked`
+    const { output, logits } = this.#recorded(key, batch, () => {
+      const drafted = runDraft(this.#machine, batch, { streams: base.streams, picks })
+      return { output: drafted, logits: runHead(this.#machine, drafted, picked, contraction) }
+    })
     if (after === 'forward') {
       for (const { sequence, start, tokens } of step) sequence.draftLength = start + tokens.length
     }
@@ -165,6 +184,16 @@ export class DeepSeekModel implements Model {
     for (const buffer of this.#buffers) device.free(buffer)
     this.#sequences.clear()
     this.#prefixes.clear()
+  }
+
+  /**
+   * Runs a step, as a whole where the device has recorded one of its kind. Two steps of one key run
+   * the same ops on the same tensors: all else about them lies in what the tensors hold.
+   */
+  #recorded<T>(key: string, batch: Batch, run: () => T): T {
+    const { device } = this.#machine
+    if (device.replay === undefined || rowCount(batch.tokens) > recordedRowsMax) return run()
+    return device.replay(key, run)
   }
 
   /** Checks the segments, and then makes room for them: all of them, or none. */
@@ -301,7 +330,10 @@ function awaitsBoundary({ boundaryPending, sharedLength }: CachedSequence, start
 }
 
 /** Rows whose logits were asked for, in segment order. */
-function pickedRows(step: readonly StepSegment[], segments: readonly Segment[]): Int32Array {
+function pickedRows(
+  step: readonly StepSegment[],
+  segments: readonly Pick<Segment, 'logits'>[],
+): Int32Array {
   const rows: number[] = []
   for (const [index, { firstRow, tokens }] of step.entries()) {
     const wanted = segments[index]?.logits ?? 'none'
