@@ -23,7 +23,7 @@ describe('drafts', () => {
       model.forward([{ sequence, tokens: tokens.subarray(start, end), logits: 'none' }])
       const next = tokens.subarray(start + 1, end + 1)
       start = end
-      return [...model.draft([{ sequence, tokens: next, after: 'forward' }])]
+      return [...model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }])]
     })
   }
 
@@ -45,12 +45,14 @@ describe('drafts', () => {
     })
     model.forward([segment(a, 0, 20), segment(b, 0, 33)])
     const drafts = model.draft([
-      { sequence: b, tokens: tokens.subarray(1, 34), after: 'forward' },
-      { sequence: a, tokens: tokens.subarray(1, 21), after: 'forward' },
+      { sequence: b, tokens: tokens.subarray(1, 34), after: 'forward', logits: 'last' },
+      { sequence: a, tokens: tokens.subarray(1, 21), after: 'forward', logits: 'last' },
     ])
     expect(drafts).toEqual([...draftAlong(create(), [33]), ...draftAlong(create(), [20])])
     model.forward([segment(a, 20, 30)])
-    model.draft([{ sequence: a, tokens: tokens.subarray(21, 31), after: 'forward' }])
+    model.draft([
+      { sequence: a, tokens: tokens.subarray(21, 31), after: 'forward', logits: 'last' },
+    ])
     const plain = (await loadToyModel()).model
     const without = plain.createSequence({ maxTokens: total })
     expect(model.forward([segment(a, 30, 50)])).toEqual([
@@ -61,13 +63,19 @@ describe('drafts', () => {
   it('continue from their own streams, one position on', () => {
     const sequence = create()
     model.forward([{ sequence, tokens: tokens.subarray(0, 20), logits: 'none' }])
-    model.draft([{ sequence, tokens: tokens.subarray(1, 21), after: 'forward' }])
-    const second = model.draft([{ sequence, tokens: tokens.subarray(21, 22), after: 'draft' }])
-    const third = model.draft([{ sequence, tokens: tokens.subarray(22, 23), after: 'draft' }])
+    model.draft([{ sequence, tokens: tokens.subarray(1, 21), after: 'forward', logits: 'last' }])
+    const second = model.draft([
+      { sequence, tokens: tokens.subarray(21, 22), after: 'draft', logits: 'last' },
+    ])
+    const third = model.draft([
+      { sequence, tokens: tokens.subarray(22, 23), after: 'draft', logits: 'last' },
+    ])
     expect(second).not.toEqual(third)
     // Guesses leave nothing behind: the next real step drafts as if they had never been made.
     model.forward([{ sequence, tokens: tokens.subarray(20, 25), logits: 'none' }])
-    const after = model.draft([{ sequence, tokens: tokens.subarray(21, 26), after: 'forward' }])
+    const after = model.draft([
+      { sequence, tokens: tokens.subarray(21, 26), after: 'forward', logits: 'last' },
+    ])
     expect(after).toEqual(draftAlong(create(), [20, 25]).slice(1))
   })
 
@@ -79,13 +87,15 @@ describe('drafts', () => {
     model.forward([{ sequence, tokens: guess, logits: 'all' }])
     model.rollback(sequence, 22)
     const next = tokens.subarray(21, 23)
-    expect(model.draft([{ sequence, tokens: next, after: 'forward' }])).toEqual(expected)
+    expect(model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }])).toEqual(
+      expected,
+    )
   })
 
   it('are refused where their streams or their window are missing', () => {
     const [sequence, other] = [create(), create()]
     const draft = (of: Sequence, count: number, after: 'forward' | 'draft') => () =>
-      model.draft([{ sequence: of, tokens: tokens.subarray(0, count), after }])
+      model.draft([{ sequence: of, tokens: tokens.subarray(0, count), after, logits: 'last' }])
     model.forward([{ sequence, tokens: tokens.subarray(0, 5), logits: 'none' }])
     expect(draft(sequence, 1, 'draft')).toThrow('a draft after draft follows a draft')
     expect(draft(other, 1, 'forward')).toThrow('took part in the latest forward')
@@ -101,7 +111,12 @@ describe('a model without its draft block', () => {
     expect(model.drafts).toBe(false)
     const sequence = model.createSequence({ maxTokens: 4 })
     model.forward([{ sequence, tokens: Int32Array.of(1), logits: 'none' }])
-    const segment = { sequence, tokens: Int32Array.of(1), after: 'forward' } as const
+    const segment = {
+      sequence,
+      tokens: Int32Array.of(1),
+      after: 'forward',
+      logits: 'last',
+    } as const
     expect(() => model.draft([segment])).toThrow('loaded with its draft block')
   })
 })

@@ -125,7 +125,10 @@ for (const on of exactDevices) {
       const end = row.position + 1
       model.forward([{ sequence, tokens: goldenTokens(0, end), logits: 'none' }])
       const next = goldenTokens(1, end + 1)
-      expectTop(model.draft([{ sequence, tokens: next, after: 'forward' }])[0], row.top)
+      expectTop(
+        model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }])[0],
+        row.top,
+      )
     })
   })
 

@@ -151,7 +151,7 @@ describe('loading', () => {
     expect(device.multiplied.size).toBe(0)
     const sequence = model.createSequence({ maxTokens: 9 })
     feed(model, sequence, goldenTokens(0, 8))
-    model.draft([{ sequence, tokens: goldenTokens(1, 9), after: 'forward' }])
+    model.draft([{ sequence, tokens: goldenTokens(1, 9), after: 'forward', logits: 'last' }])
     expect(device.prepared).toEqual(device.multiplied)
     expect(device.writtenAfterwards).toBe(0)
   })

@@ -139,7 +139,12 @@ class Storm {
     this.#model.draft(
       members.map(({ sequence, text }, i) => {
         const tokens = texts[text]?.subarray((starts[i] ?? 0) + 1, sequence.length + 1)
-        return { sequence, tokens: tokens ?? new Int32Array(), after: 'forward' as const }
+        return {
+          sequence,
+          tokens: tokens ?? new Int32Array(),
+          after: 'forward' as const,
+          logits: 'none' as const,
+        }
       }),
     )
   }

@@ -38,7 +38,7 @@ function run(model: Model, sequence: Sequence, text: Int32Array, cuts: readonly 
     const tokens = text.subarray(start, end)
     logits.push(...model.forward([{ sequence, tokens, logits: 'all' }]))
     const next = text.subarray(start + 1, end + 1)
-    drafts.push(...model.draft([{ sequence, tokens: next, after: 'forward' }]))
+    drafts.push(...model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }]))
   }
   return { logits, drafts }
 }
@@ -148,7 +148,7 @@ for (const on of mainDevices) {
         const drafts = model.draft(
           texts.map(({ sequence, of }) => {
             const tokens = of.subarray(pageTokens + 1, end + 1)
-            return { sequence, tokens, after: 'forward' as const }
+            return { sequence, tokens, after: 'forward' as const, logits: 'last' as const }
           }),
         )
         expect(drafts).toEqual(texts.map(({ found }) => found.drafts.at(-1)))
@@ -163,9 +163,11 @@ for (const on of mainDevices) {
         model.forward([{ sequence: donor, tokens: guess, logits: 'none' }])
         model.rollback(donor, pageTokens)
         const next = text.subarray(pageTokens - 1, pageTokens + 1)
-        model.draft([{ sequence: donor, tokens: next, after: 'forward' }])
+        model.draft([{ sequence: donor, tokens: next, after: 'forward', logits: 'last' }])
         for (const token of [5, 6]) {
-          model.draft([{ sequence: donor, tokens: Int32Array.of(token), after: 'draft' }])
+          model.draft([
+            { sequence: donor, tokens: Int32Array.of(token), after: 'draft', logits: 'last' },
+          ])
         }
         const prefix = keep(model, donor)
         model.release(donor)
@@ -226,7 +228,7 @@ describe('a snapshot', () => {
       const tokens = text.subarray(pageTokens, end)
       const logits = model.forward([{ sequence, tokens, logits: 'all' }])
       const next = text.subarray(pageTokens + 1, pageTokens + 2)
-      const drafts = model.draft([{ sequence, tokens: next, after: 'forward' }])
+      const drafts = model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }])
       assert(sequence instanceof CachedSequence)
       const page = sequence.pages[1] ?? 0
       // An index key that is wrong may still not change what is picked: entries are compared too.
@@ -257,9 +259,9 @@ describe('a snapshot', () => {
     expect(prefix.drafted).toBe(false)
     const sequence = model.createSequence({ maxTokens: end, from: prefix })
     model.forward([{ sequence, tokens: Int32Array.of(7), logits: 'none' }])
-    expect(() => model.draft([{ sequence, tokens: Int32Array.of(7), after: 'forward' }])).toThrow(
-      'positions 0…255 were never given to the draft block',
-    )
+    expect(() =>
+      model.draft([{ sequence, tokens: Int32Array.of(7), after: 'forward', logits: 'last' }]),
+    ).toThrow('positions 0…255 were never given to the draft block')
   })
 
   it('read as bytes is refused when damaged, and by a cache laid out in another way', async () => {

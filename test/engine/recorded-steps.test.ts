@@ -40,9 +40,9 @@ function draft(model: Model): Float32Array[] {
     const segment = { sequence, tokens: tokens.subarray(at, at + 2), logits: 'all' as const }
     rows.push(...model.forward([segment]))
     const next = tokens.subarray(at + 1, at + 3)
-    rows.push(...model.draft([{ sequence, tokens: next, after: 'forward' }]))
+    rows.push(...model.draft([{ sequence, tokens: next, after: 'forward', logits: 'last' }]))
     const guess = tokens.subarray(at + 3, at + 4)
-    rows.push(...model.draft([{ sequence, tokens: guess, after: 'draft' }]))
+    rows.push(...model.draft([{ sequence, tokens: guess, after: 'draft', logits: 'last' }]))
   }
   return rows
 }

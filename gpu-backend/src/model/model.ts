@@ -44,6 +44,8 @@ export interface DraftSegment {
   readonly sequence: Sequence
   readonly tokens: Int32Array
   readonly after: 'forward' | 'draft'
+  /** `none`: the draft block sees the tokens, and nothing is guessed. */
+  readonly logits: 'none' | 'last'
 }
 
 /** What the cache holds and may hold. */
@@ -104,7 +106,10 @@ export interface Model {
    * sequence would outgrow its `maxTokens`, before it has changed anything.
    */
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[]
-  /** Draft logits after each segment's last token: the guess for the token behind that one. */
+  /**
+   * Draft logits after the last token of each segment that wants them: the guess for the token behind
+   * that one.
+   */
   draft(segments: readonly DraftSegment[]): readonly Float32Array[]
   /**
    * Forgets the tokens from `length` on, at most `rollbackMax` of them, and gives back the pages that
