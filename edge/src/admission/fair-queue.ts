@@ -52,6 +52,7 @@ interface Band {
 export class FairQueue {
   readonly #limits: FairQueueLimits
   readonly #bands: readonly Band[]
+  readonly #ids = new Set<string>()
   readonly #tenants = new Map<string, { waiters: number; tokens: number }>()
   #waiters = 0
   #tokens = 0
@@ -69,9 +70,14 @@ export class FairQueue {
     return { waiters: this.#waiters, tokens: this.#tokens }
   }
 
+  has(id: string): boolean {
+    return this.#ids.has(id)
+  }
+
   /** Takes a waiter in; false when there is no room for it. */
   enqueue(waiter: Waiter): boolean {
     assert(waiter.tokens > 0 && waiter.weight > 0, 'a waiter has tokens and a weight')
+    assert(!this.#ids.has(waiter.id), 'nobody waits twice')
     const own = this.#tenants.get(waiter.tenantId) ?? { waiters: 0, tokens: 0 }
     const freeWaiters = this.#limits.waitersMax - this.#waiters
     const freeTokens = this.#limits.tokensMax - this.#tokens
@@ -108,6 +114,7 @@ export class FairQueue {
 
   /** Takes out whoever has gone away; false when not there. */
   remove(id: string): boolean {
+    if (!this.#ids.has(id)) return false
     for (const band of this.#bands) {
       const entry = band.entries.find((candidate) => candidate.waiter.id === id)
       if (entry === undefined) continue
@@ -155,11 +162,13 @@ export class FairQueue {
     band.owedTokens = 0
   }
 
-  #account({ tenantId, tokens }: Waiter, sign: 1 | -1): void {
+  #account({ id, tenantId, tokens }: Waiter, sign: 1 | -1): void {
     const own = this.#tenants.get(tenantId) ?? { waiters: 0, tokens: 0 }
     const after = { waiters: own.waiters + sign, tokens: own.tokens + sign * tokens }
     if (after.waiters === 0) this.#tenants.delete(tenantId)
     else this.#tenants.set(tenantId, after)
+    if (sign > 0) this.#ids.add(id)
+    else this.#ids.delete(id)
     this.#waiters += sign
     this.#tokens += sign * tokens
   }

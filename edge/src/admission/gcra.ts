@@ -5,7 +5,7 @@ import { assert } from './assert.ts'
  * time and admits iff `max(now, TAT) + cost/rate - now <= burst/rate`. Kept here is the same thing
  * times the rate, the amount that has not drained yet: `owed = (max(now, TAT) - now) * rate`, so the
  * test reads `owed + cost <= burst`. Nothing is divided, so nothing is rounded, decisions replay
- * bit by bit, and a changed rate leaves what is owed as it is.
+ * bit by bit, and a changed rate leaves what is owed as it is. Times are whole milliseconds.
  */
 
 /** A millisecond drains `perMinute` units, so a token or request is this many of them. */

@@ -11,9 +11,13 @@ export interface MemoryTenantStore extends TenantStore {
 
 type Undo = () => void
 
-export function memoryTenantStore(): MemoryTenantStore {
+/** `beforeWrite` is called before each change of a row; one that throws is a crash at that point. */
+export function memoryTenantStore(beforeWrite: () => void = () => {}): MemoryTenantStore {
   let undos: Undo[] = []
-  const remember = (undo: Undo): void => void undos.push(undo)
+  const remember = (undo: Undo): void => {
+    beforeWrite()
+    undos.push(undo)
+  }
   const postings: Posting[] = []
   const byId = new Map<string, Posting>()
   const balances = new Map<Account, bigint>()
@@ -30,20 +34,20 @@ export function memoryTenantStore(): MemoryTenantStore {
     journal: {
       find: (id) => byId.get(id),
       append: (posting) => {
-        postings.push(posting)
-        byId.set(posting.id, posting)
         remember(() => {
           postings.pop()
           byId.delete(posting.id)
         })
+        postings.push(posting)
+        byId.set(posting.id, posting)
       },
     },
     balances: {
       get: (account) => balances.get(account) ?? 0n,
       set: (account, pico) => {
         const before = balances.get(account) ?? 0n
-        balances.set(account, pico)
         remember(() => balances.set(account, before))
+        balances.set(account, pico)
       },
     },
     rollback: () => {

@@ -112,8 +112,14 @@ export class PoolAdmission {
     this.#backends.delete(backendId)
   }
 
-  /** Gives leave at once when nobody waits and there is room, a place in the queue otherwise. */
+  /**
+   * Gives leave at once when nobody waits and there is room, a place in the queue otherwise. Asked
+   * again, it gives the grant there is, or says that the request still waits.
+   */
   request(waiter: Waiter, nowMs: number): PoolAnswer {
+    const existing = this.#grantOf(waiter.id, nowMs)
+    if (existing !== null) return { status: 'granted', grant: existing }
+    if (this.#queue.has(waiter.id)) return { status: 'waiting' }
     if (this.#backends.size > 0 && waiter.tokens > this.#largestBackend()) {
       return { status: 'refused', reason: 'too_large' }
     }
@@ -193,6 +199,14 @@ export class PoolAdmission {
     if (silent === undefined) return null
     silent.backend.lastProbeAtMs = nowMs
     return this.#put(silent.backend, waiter, true, nowMs)
+  }
+
+  #grantOf(requestId: string, nowMs: number): Grant | null {
+    for (const { grants } of this.#backends.values()) {
+      const grant = grants.get(requestId)
+      if (grant !== undefined && nowMs < grant.dispatchByMs) return grant
+    }
+    return null
   }
 
   #put({ report, grants }: BackendState, waiter: Waiter, probe: boolean, nowMs: number): Grant {

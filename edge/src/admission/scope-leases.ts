@@ -11,6 +11,11 @@ import type { Lease } from './tenant-store.ts'
 
 export interface LeaseSpend extends Spend {
   readonly lease: Lease
+  /**
+   * When the key was last known to be good: when the lease was asked for, not when it was spent. A
+   * dispatch later than `leaseTtlMs` after it has to ask again.
+   */
+  readonly verifiedAtMs: number
 }
 
 interface TimedSpend {
@@ -20,7 +25,8 @@ interface TimedSpend {
 
 interface HeldLease {
   readonly lease: Lease
-  /** By the isolate's clock, from before it asked: earlier than the object's own idea of the end. */
+  /** By the isolate's clock, before it asked: the end is earlier than in the object's own idea. */
+  readonly askedAtMs: number
   readonly expiresAtMs: number
   left: Cost
   leftPico: number
@@ -33,6 +39,8 @@ interface HeldLease {
 /** Reports that are not taken for this long are given up: records will settle what they held. */
 const REPORT_FOR_MS = 60_000
 const CLOSING_MAX = 16
+/** A lease lives for two refills or so: an answer later than that many others is void anyway. */
+const RECEIVED_KEPT = 16
 
 /**
  * What one isolate has of one tenant's limits under one scope. `spend` is the hot path: a
@@ -43,6 +51,7 @@ export class ScopeLeases {
   readonly #policy: AdmissionPolicy
   #current: HeldLease | null = null
   #closing: HeldLease[] = []
+  #received: string[] = []
   #lastLeaseAtMs: number | null = null
   #demand: Demand = NO_DEMAND
   #demandBefore: Demand = NO_DEMAND
@@ -70,7 +79,7 @@ export class ScopeLeases {
     held.leftPico -= money.holdPico
     held.spends.push({ spend, atMs: nowMs })
     this.count(estimate, money.holdPico, nowMs)
-    return { ...spend, agoMs: 0, lease }
+    return { ...spend, agoMs: 0, lease, verifiedAtMs: held.askedAtMs }
   }
 
   /** Counts a request that the object admitted itself: the next lease's size follows the demand. */
@@ -92,12 +101,18 @@ export class ScopeLeases {
     }
   }
 
-  /** A lease has come; `askedAtMs` is when it was asked for. The one before it is given back. */
+  /**
+   * A lease has come; `askedAtMs` is when it was asked for. The one before it is given back. An
+   * answer that comes twice must not make a lease twice.
+   */
   receive(lease: Lease, askedAtMs: number): void {
+    if (this.#received.includes(lease.leaseId)) return
+    this.#received = [...this.#received, lease.leaseId].slice(-RECEIVED_KEPT)
     this.#retire()
     this.#lastLeaseAtMs = askedAtMs
     this.#current = {
       lease,
+      askedAtMs,
       expiresAtMs: askedAtMs + lease.ttlMs,
       left: lease.cost,
       leftPico: lease.pico,

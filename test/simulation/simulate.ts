@@ -1,0 +1,378 @@
+import { LIST_PRICES } from '../../edge/src/admission/prices.ts'
+import { RATE_DIMENSIONS } from '../../edge/src/admission/cost.ts'
+import type { Limit } from '../../edge/src/admission/limits.ts'
+import { DEFAULT_POLICY } from '../../edge/src/admission/policy.ts'
+import { DEFAULT_POOL_POLICY } from '../../edge/src/admission/pool-admission.ts'
+import type { SettledRecord } from '../../edge/src/admission/prices.ts'
+import type {
+  AdmitRequest,
+  Refusal,
+  TenantTerms,
+} from '../../edge/src/admission/tenant-admission.ts'
+import { Auditor } from './auditor.ts'
+import type { Violation } from './auditor.ts'
+import { BackendActor } from './backend-actor.ts'
+import type { LoggedEvent, SimEvent } from './events.ts'
+import { IsolateActor } from './isolate-actor.ts'
+import type { IsolateDeps } from './isolate-actor.ts'
+import { PoolActor } from './pool-actor.ts'
+import { asText, TenantActor } from './tenant-actor.ts'
+import type { Random } from './random.ts'
+import { bursts, CHAT_SIZES, poisson, wholeContext } from './workload.ts'
+import type { Arrival, Source } from './workload.ts'
+import { World } from './world.ts'
+
+export interface SimulationResult {
+  readonly seed: number
+  readonly violations: readonly Violation[]
+  readonly counts: Readonly<Record<string, number>>
+  /** Everything the tenants decided and posted, for comparing two runs. */
+  readonly fingerprint: string
+}
+
+const LOAD_MS = 45_000
+/** After the load: requests end, records get through, and what was asked about is answered. */
+const SETTLE_MS = 300_000
+/** Then until the money of leases that died is free again. */
+const REST_MS = DEFAULT_POLICY.leaseMoneyMs + 60_000
+const TICK_MS = 500
+
+/** One world from one seed: who calls, what breaks, and what the auditor says to it. */
+export function simulate(seed: number): SimulationResult {
+  return new Simulation(seed).run()
+}
+
+class Simulation {
+  readonly #seed: number
+  readonly #world: World
+  readonly #strict: boolean
+  readonly #events: LoggedEvent[] = []
+  readonly #counts: Record<string, number> = {}
+  readonly #auditor: Auditor
+  readonly #tenants: readonly TenantActor[]
+  readonly #pool: PoolActor
+  readonly #backends: readonly BackendActor[]
+  #isolates: IsolateActor[]
+  #isolatesMade = 0
+
+  constructor(seed: number) {
+    this.#seed = seed
+    const calm = seed % 10 === 0
+    this.#world = new World(
+      seed,
+      calm
+        ? { loss: 0, duplication: 0, delayMsMax: 20, crash: 0 }
+        : { loss: 0.02, duplication: 0.05, delayMsMax: 250, crash: 0.02 },
+    )
+    const { random } = this.#world
+    // One world in five lends nothing, so that the cap can be held to the last request.
+    this.#strict = seed % 5 === 0
+    this.#auditor = new Auditor(this.#events, () => this.#world.nowMs)
+    this.#tenants = TENANT_IDS.map((tenantId) => this.#makeTenant(tenantId))
+    const policy = { ...DEFAULT_POOL_POLICY, reportIntervalMs: TICK_MS }
+    this.#pool = new PoolActor(this.#world, policy, (event) => this.#log(event))
+    const cacheTokensMax = random.pick([20_000, 200_000, 2_000_000, 8_000_000])
+    this.#backends = ['b1', 'b2'].map((id) => new BackendActor(this.#world, id, cacheTokensMax))
+    this.#isolates = [0, 1, 2].map(() => this.#makeIsolate())
+  }
+
+  run(): SimulationResult {
+    const { random, nowMs: fromMs } = this.#world
+    for (const arrival of this.#workload(fromMs)) {
+      this.#world.after(arrival.atMs - fromMs, () => random.pick(this.#isolates).serve(arrival))
+    }
+    this.#topUps()
+    this.#scheduleTrouble()
+    this.#every(TICK_MS, LOAD_MS + SETTLE_MS, () => this.#tick())
+    this.#every(TICK_MS / 5, LOAD_MS + 60_000, () => this.#tickPool())
+    this.#every(5000, LOAD_MS + SETTLE_MS + REST_MS, () => this.#sweep())
+    this.#world.runUntil(fromMs + LOAD_MS + SETTLE_MS + REST_MS)
+    this.#deliverAgain()
+    this.#auditor.finish(this.#tenants, {
+      leaseLifeMs: DEFAULT_POLICY.leaseTtlMs + DEFAULT_POLICY.leaseReportGraceMs,
+      revocationMs: 2000,
+      tickMs: TICK_MS,
+      strict: this.#strict,
+    })
+    return this.#result()
+  }
+
+  #workload(fromMs: number): Arrival[] {
+    const { random } = this.#world
+    const span = { fromMs: fromMs + 1000, endMs: fromMs + LOAD_MS }
+    const [prepaid = '', postpaid = ''] = TENANT_IDS
+    const sizes = { ...CHAT_SIZES, outputMedian: random.pick([5, 300]) }
+    const quiet: Source = { tenantId: prepaid, keyIds: ['k1', 'k2'], sizes }
+    const noisy: Source = { tenantId: postpaid, keyIds: ['k1', 'k2'], sizes }
+    const busy = random.pick([20, 120, 1000])
+    return [
+      ...poisson(random, quiet, { ...span, perMinute: random.pick([20, 600]) }),
+      ...(random.chance(0.5)
+        ? poisson(random, noisy, { ...span, perMinute: busy })
+        : bursts(random, noisy, { ...span, perMinute: busy, size: 50 })),
+      ...(random.chance(0.3) ? [wholeContext(random, noisy, fromMs + 10_000)] : []),
+    ]
+  }
+
+  #makeTenant(tenantId: string): TenantActor {
+    const { random } = this.#world
+    const terms: TenantTerms = {
+      limits: drawLimits(random),
+      billing:
+        tenantId === 'prepaid'
+          ? { kind: 'prepaid' }
+          : {
+              kind: 'postpaid',
+              creditPico: BigInt(random.pick([50, 5000, 1_000_000, 1_000_000])) * 1_000_000_000n,
+            },
+      prices: { list: LIST_PRICES, contract: [] },
+    }
+    const onCommit = (actor: TenantActor): void => this.#auditor.onCommit(actor)
+    return new TenantActor(this.#world, { tenantId, terms, policy: DEFAULT_POLICY, onCommit })
+  }
+
+  #makeIsolate(): IsolateActor {
+    const deps: IsolateDeps = {
+      world: this.#world,
+      policy: DEFAULT_POLICY,
+      pool: this.#pool,
+      backends: new Map(this.#backends.map((backend) => [backend.backendId, backend])),
+      tenants: new Map(this.#tenants.map((tenant) => [tenant.tenantId, tenant])),
+      log: (event) => this.#log(event),
+      onRefused: (tenant, request, refusal) => this.#checkRetry(tenant, request, refusal),
+      onEnd: (_arrival, outcome) => this.#count(outcome),
+      leases: !this.#strict,
+    }
+    return new IsolateActor(deps, `i${this.#isolatesMade++}`)
+  }
+
+  /** I11: alone, a retry at the advised time is not refused by a rate again. */
+  #checkRetry(tenant: TenantActor, request: AdmitRequest, refusal: Refusal): void {
+    if (refusal.reason !== 'rate' || refusal.retryAfterMs === null) return
+    const atMs = this.#world.nowMs + refusal.retryAfterMs
+    const again = tenant.pretend((core) => core.admit(request, null, atMs))
+    if (again.status === 'refused' && again.reason === 'rate') {
+      this.#auditor.fail('I11', `${request.requestId} came back in time and was refused`)
+    }
+  }
+
+  #topUps(): void {
+    const prepaid = this.#tenants.find(({ terms }) => terms.billing.kind === 'prepaid')
+    if (prepaid === undefined) return
+    const { random } = this.#world
+    // From a few cents to a few hundred dollars, of which leases can be lent.
+    const scale = random.pick([1_000_000_000n, 10_000_000_000_000n])
+    for (let index = 0; index < 4; index++) {
+      const amount = BigInt(random.between(1, 40)) * scale
+      const pay = (): void => {
+        const atMs = this.#world.nowMs
+        prepaid.call((core) => core.topUp(`payment-${index}`, amount, atMs))
+      }
+      const dueMs = index === 0 ? 0 : random.between(0, LOAD_MS)
+      // Payment systems tell twice.
+      this.#world.on(prepaid.host, dueMs, pay)
+      this.#world.on(prepaid.host, dueMs + random.between(0, 20_000), pay)
+    }
+  }
+
+  #scheduleTrouble(): void {
+    const { random, faults } = this.#world
+    if (faults.crash === 0) return
+    for (let index = 0; index < 4; index++) {
+      this.#world.after(random.between(0, LOAD_MS), () => {
+        const isolate = random.pick(this.#isolates)
+        if (random.chance(0.6)) return isolate.freeze(random.between(500, 10_000))
+        isolate.die()
+        this.#isolates = [...this.#isolates.filter((one) => one !== isolate), this.#makeIsolate()]
+      })
+    }
+    this.#world.after(random.between(0, LOAD_MS), () => this.#pool.crash())
+    this.#world.after(random.between(0, LOAD_MS), () => random.pick(this.#backends).crash())
+    this.#world.after(random.between(5000, LOAD_MS), () => this.#revoke(random.pick(this.#tenants)))
+  }
+
+  #revoke(tenant: TenantActor): void {
+    const result = tenant.call((core) => core.bumpKeyEpoch())
+    if (!result.ran) return
+    tenant.revokedKeys.add('k2')
+    this.#log({ kind: 'revoked', tenantId: tenant.tenantId, keyId: 'k2' })
+  }
+
+  #tick(): void {
+    for (const isolate of this.#isolates) this.#world.on(isolate.host, 0, () => isolate.tick())
+    for (const backend of this.#backends) {
+      this.#world.on(backend.host, 0, () => {
+        this.#sendReport(backend)
+        this.#pushRecords(backend)
+      })
+    }
+  }
+
+  #tickPool(): void {
+    this.#world.on(this.#pool.host, 0, () => this.#pool.tick())
+  }
+
+  #sendReport(backend: BackendActor): void {
+    if (this.#world.nowMs > FIRST_REPORTS_END_MS) return
+    const report = backend.report()
+    const tenantOf = new Map(
+      report.progress.map(({ requestId }) => [requestId, backend.tenantOf(requestId)]),
+    )
+    this.#world.send(this.#pool.host, () => this.#pool.report(report))
+    for (const tenant of this.#tenants) {
+      const own = report.progress.filter(
+        ({ requestId }) => tenantOf.get(requestId) === tenant.tenantId,
+      )
+      if (own.length === 0) continue
+      this.#world.send(tenant.host, () => {
+        const { nowMs } = this.#world
+        tenant.call((core) => own.forEach((update) => core.progress(update, nowMs)))
+      })
+    }
+  }
+
+  #pushRecords(backend: BackendActor): void {
+    for (const [requestId, { tenantId, record }] of backend.unacknowledged) {
+      const tenant = this.#tenants.find((candidate) => candidate.tenantId === tenantId)
+      if (tenant === undefined) throw new Error(`no tenant ${tenantId}`)
+      this.#world.send(tenant.host, () => {
+        if (!this.#settle(tenant, record)) return
+        this.#world.send(backend.host, () => backend.unacknowledged.delete(requestId))
+      })
+    }
+  }
+
+  /** Whether the record was taken in and that was answered. */
+  #settle(tenant: TenantActor, record: SettledRecord): boolean {
+    const { nowMs } = this.#world
+    const { requestId } = record
+    const result = tenant.call((core) => core.settle(record, nowMs))
+    if (!result.ran) return false
+    if (result.value === 'conflict' || result.value === 'late') {
+      this.#auditor.fail('I3', `${requestId} was settled as ${result.value}`)
+    }
+    if (result.value === 'applied') {
+      this.#log({ kind: 'applied', tenantId: tenant.tenantId, requestId })
+    }
+    this.#count(`settle_${result.value}`)
+    return result.answered
+  }
+
+  #sweep(): void {
+    for (const tenant of this.#tenants) {
+      this.#world.on(tenant.host, 0, () => {
+        const { nowMs } = this.#world
+        const result = tenant.call((core) => core.sweep(nowMs))
+        if (!result.ran) return
+        for (const requestId of result.value.ask) this.#askBackends(tenant, requestId)
+      })
+    }
+  }
+
+  /** Unknown is only what every backend of the pool says it does not know. */
+  #askBackends(tenant: TenantActor, requestId: string): void {
+    const silent = new Set(this.#backends.map(({ backendId }) => backendId))
+    this.#count('asked')
+    for (const backend of this.#backends) {
+      this.#world.send(backend.host, () => {
+        const answer = backend.lookUp(requestId)
+        this.#world.send(tenant.host, () => {
+          if (answer.kind === 'unknown') {
+            silent.delete(backend.backendId)
+            if (silent.size > 0) return
+          }
+          const { nowMs } = this.#world
+          const result = tenant.call((core) => core.answer(requestId, answer, nowMs))
+          if (result.ran && result.value === 'released') this.#count('released')
+        })
+      })
+    }
+  }
+
+  /** Every record once more, and twice: nothing may move. */
+  #deliverAgain(): void {
+    for (const backend of this.#backends) {
+      for (const { tenantId, record } of backend.records.values()) {
+        this.#log({ kind: 'recorded', tenantId, record })
+        const tenant = this.#tenants.find((candidate) => candidate.tenantId === tenantId)
+        if (tenant === undefined) continue
+        const before = tenant.store.balances.get('tenant')
+        const status = tenant.pretend((core) => core.settle(record, this.#world.nowMs))
+        if (status !== 'exists') this.#auditor.fail('I3', `${record.requestId} again is ${status}`)
+        const after = tenant.store.balances.get('tenant')
+        if (before !== after) this.#auditor.fail('I3', `${record.requestId} was charged again`)
+      }
+    }
+  }
+
+  #every(periodMs: number, spanMs: number, run: () => void): void {
+    for (let atMs = periodMs; atMs <= spanMs; atMs += periodMs) this.#world.after(atMs, run)
+  }
+
+  #log(event: SimEvent): void {
+    this.#events.push({ atMs: this.#world.nowMs, event })
+  }
+
+  #count(what: string): void {
+    this.#counts[what] = (this.#counts[what] ?? 0) + 1
+  }
+
+  #result(): SimulationResult {
+    const leased = this.#events.filter(
+      ({ event }) => event.kind === 'admitted' && event.leaseId !== null,
+    ).length
+    const crashes = this.#tenants.reduce((sum, tenant) => sum + tenant.crashes, 0)
+    const admitted = this.#events.filter(({ event }) => event.kind === 'admitted').length
+    return {
+      seed: this.#seed,
+      violations: this.#auditor.violations,
+      counts: { ...this.#counts, admitted, leased, crashes },
+      fingerprint: asText([this.#counts, this.#tenants.map(({ store }) => store.postings)]),
+    }
+  }
+}
+
+const TENANT_IDS = ['prepaid', 'postpaid']
+const FIRST_REPORTS_END_MS = 1_000_000 + LOAD_MS + 240_000
+
+/** Requests and output tokens a minute, and places: from tight to so wide that leases are lent. */
+const LIMIT_SIZES = [
+  [30, 10_000, 8],
+  [120, 60_000, 50],
+  [6000, 600_000, 500],
+  [60_000, 60_000_000, 5000],
+  [600_000, 600_000_000, 5000],
+] as const
+
+/** Caps that bind, per tenant and per key, and one meter per dimension that never does. */
+function drawLimits(random: Random): Limit[] {
+  const [requestsPerMinute, tokensPerMinute, max] = random.pick(LIMIT_SIZES)
+  const burstMs = 6000
+  return [
+    { id: 'requests', scope: {}, dimension: 'requests', perMinute: requestsPerMinute, burstMs },
+    { id: 'input', scope: {}, dimension: 'inputTokens', perMinute: 10 * tokensPerMinute, burstMs },
+    {
+      id: 'uncached',
+      scope: {},
+      dimension: 'uncachedInputTokens',
+      perMinute: 4 * tokensPerMinute,
+      burstMs,
+    },
+    { id: 'output', scope: {}, dimension: 'outputTokens', perMinute: tokensPerMinute, burstMs },
+    {
+      id: 'k1-requests',
+      scope: { keyId: 'k1' },
+      dimension: 'requests',
+      perMinute: Math.ceil(requestsPerMinute * 0.7),
+      burstMs,
+    },
+    { id: 'concurrency', scope: {}, dimension: 'concurrency', max },
+    ...RATE_DIMENSIONS.map((dimension): Limit => ({
+      id: `meter-${dimension}`,
+      scope: {},
+      dimension,
+      perMinute: 1,
+      burstMs: 60_000 * 1e9,
+    })),
+  ]
+}
