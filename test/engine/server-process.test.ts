@@ -109,6 +109,45 @@ describe('the process', () => {
     expect(output.stderr).toContain('"event":"stopping","signal":"SIGTERM"')
   })
 
+  it('reports its capacity all along, and that it drains as soon as it is told to stop', async () => {
+    const changes = { SLUICE_REPORT_INTERVAL_MS: '10000', SLUICE_MAX_SEQUENCES: '1' }
+    const { child, ended, told } = start(envWith('draining', changes))
+    const caller = callerOf(await told('ready'), keys)
+    const requestId = 'req_draining'
+    const response = await caller.chat({ max_tokens: 40, stream: true }, { requestId })
+    await expect.poll(() => edge.reports.length, { timeout: 5000 }).toBeGreaterThan(0)
+    const before = edge.reports.length
+    child.kill('SIGTERM')
+    // The interval is far off: what comes now was sent because of the signal.
+    await expect.poll(() => edge.reports.slice(before)).toMatchObject([{ draining: true }])
+    const refused = await caller.chat({ max_tokens: 1 }).catch(() => null)
+    if (refused !== null) {
+      expect(refused.status).toBe(503)
+      expect(Number(refused.headers.get('retry-after'))).toBeGreaterThanOrEqual(1)
+    }
+    expect(parseStream(await response.text()).events.at(-1)).toBe('[DONE]')
+    expect(await ended).toBe(0)
+    const incarnations = new Set(edge.reports.map(({ incarnation }) => incarnation))
+    const seqs = edge.reports.slice(before - 1).map(({ seq }) => seq)
+    expect(incarnations.size).toBeGreaterThanOrEqual(1)
+    expect(seqs).toEqual(seqs.toSorted((a, b) => a - b))
+  })
+
+  it('ends a request whose cancellation the edge sends along', async () => {
+    const changes = { SLUICE_REPORT_INTERVAL_MS: '50' }
+    const { told } = start(envWith('cancelled', changes))
+    const caller = callerOf(await told('ready'), keys)
+    const requestId = 'req_cancelled'
+    const response = await caller.chat({ max_tokens: 3000, stream: true }, { requestId })
+    const progressed = () =>
+      edge.reports.at(-1)?.progress.find((each) => each.requestId === requestId)?.completionTokens
+    await expect.poll(progressed, { timeout: 5000 }).toBeGreaterThan(0)
+    edge.sayToReporter({ kind: 'cancel', requestId })
+    const recorded = () => edge.records.find((record) => record.requestId === requestId)
+    await expect.poll(recorded, { timeout: 5000 }).toMatchObject({ outcome: 'cancelled' })
+    await response.body?.cancel()
+  })
+
   it('gives up at the end of the grace time, with a typed error and a record', async () => {
     const { child, ended, told } = start(envWith('impatient', { SLUICE_SHUTDOWN_GRACE_MS: '50' }))
     const url = await told('ready')

@@ -1,8 +1,9 @@
 import { createServer } from 'node:http'
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http'
 
 export interface FakeBackend {
   readonly url: string
+  readonly server: Server
   /** What answers the next requests; a test sets its own. */
   handler: RequestListener
   close(): Promise<void>
@@ -16,6 +17,7 @@ export async function startFakeBackend(): Promise<FakeBackend> {
   if (address === null || typeof address === 'string') throw new Error('no TCP address')
   const backend: FakeBackend = {
     url: `http://127.0.0.1:${address.port}`,
+    server,
     handler: (_request, response) => void response.writeHead(500).end(),
     close: () =>
       new Promise((closed) => {

@@ -1,9 +1,17 @@
 import { randomUUID } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import type { CryptoKey } from 'jose'
+import {
+  capacityReportSchema,
+  reportsPath,
+  verifyReportToken,
+  type CapacityReport,
+  type ReporterClaims,
+} from '#protocol/capacity-report.ts'
 import { generateKeyJwks, importPrivateKey, importPublicKey } from '#protocol/keys.ts'
 import { GRANTED_OUTPUT_TOKENS_HEADER, REQUEST_ID_HEADER } from '#protocol/headers.ts'
-import { signServiceToken } from '#protocol/service-token.ts'
+import { signPoolToken, signServiceToken, type PoolScope } from '#protocol/service-token.ts'
 import {
   usageRecordBatchSchema,
   verifyUsageRecord,
@@ -14,6 +22,7 @@ import { openReleased } from '#weights/released.ts'
 import { openDirectoryStore } from '#weights/store/directory.ts'
 import { toyModelId, writeToy } from '#weights/toy/files.ts'
 import { readAll, startFakeBackend } from './fake-backend.ts'
+import { takeReports, type ReportConnection } from './report-socket.ts'
 
 export const POOL = 'test-pool'
 
@@ -72,18 +81,37 @@ export interface FakeEdge {
   readonly records: UsageRecord[]
   /** While false it answers 503. */
   accepting: boolean
+  /** Every capacity report it has taken, in order of arrival. */
+  readonly reports: CapacityReport[]
+  /** Says something to whoever reported last. */
+  sayToReporter(message: object): void
   close(): Promise<void>
 }
 
-/** The far end of the record push. */
+/** The far end of the record push and of the capacity reports. */
 export async function startFakeEdge(keys: ServiceKeys): Promise<FakeEdge> {
   const server = await startFakeBackend()
+  let reporter: ReportConnection | null = null
   const edge: FakeEdge = {
     url: server.url,
     records: [],
     accepting: true,
-    close: () => server.close(),
+    reports: [],
+    sayToReporter: (message) => reporter?.say(message),
+    close: () => {
+      reports.close()
+      return server.close()
+    },
   }
+  const reports = takeReports(server.server, {
+    onConnect: async (request) => (await reporterOf(request, keys)) !== null,
+    onText: (text, connection) => {
+      const report = capacityReportSchema.parse(JSON.parse(text))
+      edge.reports.push(report)
+      reporter = connection
+      connection.say({ kind: 'ack', seq: report.seq })
+    },
+  })
   server.handler = async (request, response) => {
     const body = await readAll(request)
     if (!edge.accepting || request.url !== '/internal/usage-records') {
@@ -103,11 +131,24 @@ export async function startFakeEdge(keys: ServiceKeys): Promise<FakeEdge> {
   return edge
 }
 
+/** Who dials for reports, if they may. */
+async function reporterOf(
+  request: IncomingMessage,
+  keys: ServiceKeys,
+): Promise<ReporterClaims | null> {
+  if (request.url !== reportsPath(POOL)) return null
+  const token = request.headers.authorization?.replace('Bearer ', '') ?? ''
+  return verifyReportToken(token, keys.recordPublicKey, { pool: POOL, nowMs: Date.now() })
+}
+
 export interface CallOptions {
   readonly requestId?: string
   readonly granted?: number | string
   readonly signal?: AbortSignal
   readonly method?: string
+  /** Whose request it is; `tenant-1`'s unless given. */
+  readonly tenantId?: string
+  readonly headers?: Readonly<Record<string, string>>
 }
 
 export interface BackendCaller {
@@ -120,10 +161,20 @@ export interface BackendCaller {
 export async function serviceHeaders(
   keys: ServiceKeys,
   requestId: string,
+  tenantId = 'tenant-1',
 ): Promise<Record<string, string>> {
-  const claims = { pool: POOL, requestId, tenantId: 'tenant-1', keyId: 'key-1' }
+  const claims = { pool: POOL, requestId, tenantId, keyId: 'key-1' }
   const token = await signServiceToken(claims, keys.edgePrivateKey, Date.now())
   return { authorization: `Bearer ${token}`, [REQUEST_ID_HEADER]: requestId }
+}
+
+/** What the edge sends along for the pool's own affairs. */
+export async function poolHeaders(
+  keys: ServiceKeys,
+  scope: PoolScope,
+): Promise<Record<string, string>> {
+  const token = await signPoolToken({ pool: POOL, scope }, keys.edgePrivateKey, Date.now())
+  return { authorization: `Bearer ${token}` }
 }
 
 export function callerOf(url: string, keys: ServiceKeys): BackendCaller {
@@ -132,7 +183,8 @@ export function callerOf(url: string, keys: ServiceKeys): BackendCaller {
     return fetch(`${url}${path}`, {
       method: options.method ?? (body === undefined ? 'GET' : 'POST'),
       headers: {
-        ...(await serviceHeaders(keys, requestId)),
+        ...(await serviceHeaders(keys, requestId, options.tenantId)),
+        ...options.headers,
         ...(granted === undefined ? {} : { [GRANTED_OUTPUT_TOKENS_HEADER]: String(granted) }),
       },
       ...(body === undefined ? {} : { body: toBody(body) }),

@@ -84,8 +84,8 @@ function addRecordRoutes(app: Hono<AppEnv>, options: AppOptions): void {
   app.get('/v1/records', readRecords(backend))
   app.all('/v1/records', refuseMethod('GET'))
   app.post('/v1/records/ack', acknowledgeRecords(backend))
-  app.get('/v1/records/:requestId', lookUpRecord(backend))
-  app.all('/v1/records/:requestId', refuseMethod('GET'))
+  app.get('/v1/records/:id', lookUpRecord(backend))
+  app.all('/v1/records/:id', refuseMethod('GET'))
 }
 
 /** Lets through whoever holds the edge's token for this purpose. */

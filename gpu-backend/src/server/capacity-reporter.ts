@@ -69,8 +69,9 @@ export class CapacityReporter {
     while (!signal.aborted) {
       const taken = await this.#connection(signal)
       if (signal.aborted) return
-      failures = taken ? 0 : failures + 1
+      if (taken) failures = 0
       await this.#options.sleep(this.#delayMs(failures), signal)
+      failures += 1
     }
   }
 
