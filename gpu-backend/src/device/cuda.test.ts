@@ -100,6 +100,16 @@ describe.skipIf('reason' in built)('the CUDA device on a machine that is not the
       refuses('device_closed', () => device.memory())
     })
 
+    it('can be opened again once it was closed', async () => {
+      if (images === null) throw new Error('skipped')
+      const driver = await machine().open()
+      for (let i = 0; i < 2; i++) {
+        const device = new CudaDevice(driver, images)
+        expect(values(device, tensor(device, [i]))).toEqual([i])
+        device.close()
+      }
+    })
+
     it('says how much there is where it does not suffice, and goes on', async () => {
       const device = await open({ memoryBytes: 1_000_000 })
       const first = device.alloc(900_000, 'first')

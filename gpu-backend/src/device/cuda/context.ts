@@ -111,6 +111,7 @@ export class CudaContext {
     if (this.#closed) return
     if (!this.failed) this.call('cuStreamDestroy_v2', this.stream)
     this.#closed = true
+    this.driver.leave(this.handle)
     this.driver.attempt('cuDevicePrimaryCtxRelease_v2', this.ordinal)
   }
 

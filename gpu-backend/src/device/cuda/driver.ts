@@ -117,6 +117,11 @@ export class Driver {
     this.#context = context
   }
 
+  /** The context is about to be given back, and must not stay current. */
+  leave(context: bigint): void {
+    if (context === this.#context) this.enter(0n)
+  }
+
   /** `bytes` of host memory that the driver gave out. */
   view(address: bigint, bytes: number): Uint8Array {
     return new Uint8Array(this.#view(address, bytes))

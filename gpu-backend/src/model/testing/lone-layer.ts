@@ -120,9 +120,14 @@ export class LoneLayer {
 
   /** Runs one step; each row's token is a function of its sequence and position. */
   step(segments: readonly LoneSegment[]): LayersOutput {
+    return this.begin(segments)()
+  }
+
+  /** Writes down what a step is about; what it gives back runs the step's ops, as often as it is called. */
+  begin(segments: readonly LoneSegment[]): () => LayersOutput {
     const { device, scratch, cache } = this.machine
     const batch = writeBatch(device, scratch, this.#layOut(segments), cache.pageTable, 'step')
-    return runLayers(this.machine, batch, null)
+    return () => runLayers(this.machine, batch, null)
   }
 
   /** Streams `[streams · hidden]` of each row behind the layer. */

@@ -612,7 +612,7 @@ SLUICE_EXPORT int32_t cuDevicePrimaryCtxRelease_v2(int32_t device) {
 
 SLUICE_EXPORT int32_t cuCtxSetCurrent(uint64_t context) {
   Context* found = contextOf(context);
-  if (found == nullptr) return invalidContext;
+  if (found == nullptr && context != 0) return invalidContext;
   state->current = found;
   return success;
 }
