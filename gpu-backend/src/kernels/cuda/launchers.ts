@@ -1,13 +1,17 @@
 import type { LaunchTable } from '../../device/cuda/images.ts'
+import { launchAttention } from '../attention/cuda.ts'
 import { launchCompress } from '../compress/cuda.ts'
 import { launchCopy } from '../copy/cuda.ts'
 import { launchDraftInputs } from '../draft-inputs/cuda.ts'
 import { launchDraftJoin } from '../draft-join/cuda.ts'
 import { launchEmbed } from '../embed/cuda.ts'
+import { launchExperts } from '../experts/cuda.ts'
+import { launchGroupedLinear } from '../grouped-linear/cuda.ts'
 import { launchHcHead } from '../hc-head/cuda.ts'
 import { launchHcPost } from '../hc-post/cuda.ts'
 import { launchHcPre } from '../hc-pre/cuda.ts'
 import { launchIndexQuery } from '../index-query/cuda.ts'
+import { launchIndexSelect } from '../index-select/cuda.ts'
 import { launchLatentNorm } from '../latent-norm/cuda.ts'
 import { launchLinear } from '../linear/cuda.ts'
 import { launchQueryRotate } from '../query-rotate/cuda.ts'
@@ -21,11 +25,15 @@ export const launchers: LaunchTable = {
   'hc-post': launchHcPost,
   'hc-head': launchHcHead,
   linear: launchLinear,
+  'grouped-linear': launchGroupedLinear,
   'latent-norm': launchLatentNorm,
   'query-rotate': launchQueryRotate,
   'index-query': launchIndexQuery,
   compress: launchCompress,
+  'index-select': launchIndexSelect,
+  attention: launchAttention,
   route: launchRoute,
+  experts: launchExperts,
   'draft-inputs': launchDraftInputs,
   'draft-join': launchDraftJoin,
 }

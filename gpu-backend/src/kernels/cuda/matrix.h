@@ -262,24 +262,37 @@ SLUICE_DEVICE uint16_t* warpInputs(unsigned char* shared) {
   return reinterpret_cast<uint16_t*>(shared) + warpOf() * (tokensOfTile * tiles * inputStride);
 }
 
-/// A block of eight warps on `warpOutputs` outputs and up to 8·tiles tokens, a slice of the columns a
-/// warp. `row(token)`: the token's inputs or null. Calls `store(output, token, sum)` once each.
-template <int tiles, class Row, class Store>
-SLUICE_DEVICE void multiplyFew(const Matrix& matrix, int firstRow, Row row, bool quantise,
-                               unsigned char* shared, Store store) {
+/// Where a block's tokens find their inputs, rows of `stride` floats; null beyond the last one.
+struct InputRows {
+  const float* input;
+  int first;
+  int rows;
+  int64_t stride;
+
+  SLUICE_DEVICE const float* operator()(int token) const {
+    return first + token < rows ? input + (first + token) * stride : nullptr;
+  }
+};
+
+/// A block of eight warps, each a slice of the columns, on `warpOutputs` outputs of `count` weights of one
+/// shape and up to 8·tiles tokens. `row(token)`: the token's inputs or null. Sums are this warp's.
+template <int tiles, int count, class Row>
+SLUICE_DEVICE void multiplySlice(Sums<tiles> (&sums)[count], const Matrix (&matrices)[count],
+                                 int firstRow, Row row, bool quantise, unsigned char* shared) {
   uint16_t* const inputs = warpInputs<tiles>(shared);
-  Sums<tiles> sums;
-  sums.clear();
-  const int end = sliceBegin(warpOf() + 1, matrix.width);
-  for (int unit = sliceBegin(warpOf(), matrix.width); unit < end; unit++) {
+  const int width = matrices[0].width;
+#pragma unroll
+  for (int i = 0; i < count; i++) sums[i].clear();
+  const int end = sliceBegin(warpOf() + 1, width);
+  for (int unit = sliceBegin(warpOf(), width); unit < end; unit++) {
     for (int token = 0; token < tokensOfTile * tiles; token++) {
-      stageInput(inputs + token * inputStride, row(token), matrix.width, unit, quantise);
+      stageInput(inputs + token * inputStride, row(token), width, unit, quantise);
     }
     __syncwarp();
-    multiplyUnit(sums, matrix, firstRow, unit, inputs);
+#pragma unroll
+    for (int i = 0; i < count; i++) multiplyUnit(sums[i], matrices[i], firstRow, unit, inputs);
     __syncwarp();
   }
-  sumSlices(sums, shared, store);
 }
 
 /// Adds up what the eight warps have, each of the same outputs and tokens.
@@ -299,26 +312,43 @@ SLUICE_DEVICE void sumSlices(const Sums<tiles>& sums, unsigned char* shared, Sto
   __syncthreads();
 }
 
+/// Outputs of one weight for few tokens. Calls `store(output, token, sum)` once each.
+template <int tiles, class Row, class Store>
+SLUICE_DEVICE void multiplyFew(const Matrix& matrix, int firstRow, Row row, bool quantise,
+                               unsigned char* shared, Store store) {
+  Sums<tiles> sums[1];
+  const Matrix matrices[1] = {matrix};
+  multiplySlice(sums, matrices, firstRow, row, quantise, shared);
+  sumSlices(sums[0], shared, store);
+}
+
 /// A block of eight warps, each on `warpOutputs` outputs of its own from `firstRow` on, all on the same
 /// 8·tiles tokens, whose inputs they bring together.
-template <int tiles, class Row>
-SLUICE_DEVICE void multiplyMany(Sums<tiles>& totals, const Matrix& matrix, int firstRow, Row row,
-                                bool quantise, unsigned char* shared) {
+template <int tiles, int count, class Row>
+SLUICE_DEVICE void multiplyMany(Sums<tiles> (&totals)[count], const Matrix (&matrices)[count],
+                                int firstRow, Row row, bool quantise, unsigned char* shared) {
   uint16_t* const inputs = reinterpret_cast<uint16_t*>(shared);
-  totals.clear();
+  const int width = matrices[0].width;
+#pragma unroll
+  for (int i = 0; i < count; i++) totals[i].clear();
   for (int slice = 0; slice < columnSlices; slice++) {
-    Sums<tiles> sums;
-    sums.clear();
-    const int end = sliceBegin(slice + 1, matrix.width);
-    for (int unit = sliceBegin(slice, matrix.width); unit < end; unit++) {
+    Sums<tiles> sums[count];
+#pragma unroll
+    for (int i = 0; i < count; i++) sums[i].clear();
+    const int end = sliceBegin(slice + 1, width);
+    for (int unit = sliceBegin(slice, width); unit < end; unit++) {
       for (int token = warpOf(); token < tokensOfTile * tiles; token += columnSlices) {
-        stageInput(inputs + token * inputStride, row(token), matrix.width, unit, quantise);
+        stageInput(inputs + token * inputStride, row(token), width, unit, quantise);
       }
       __syncthreads();
-      if (firstRow < matrix.rows) multiplyUnit(sums, matrix, firstRow, unit, inputs);
+      if (firstRow < matrices[0].rows) {
+#pragma unroll
+        for (int i = 0; i < count; i++) multiplyUnit(sums[i], matrices[i], firstRow, unit, inputs);
+      }
       __syncthreads();
     }
-    totals.add(sums);
+#pragma unroll
+    for (int i = 0; i < count; i++) totals[i].add(sums[i]);
   }
 }
 

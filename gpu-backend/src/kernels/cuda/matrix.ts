@@ -7,7 +7,7 @@ const tokensOfTile = 8
 const inputStride = 128 + 4
 
 /** Rows from which on a block takes many tokens. */
-export const manyRows = 64
+const manyRows = 64
 
 /** Shared memory of `multiplyFew<tiles>`: inputs of eight warps, and later their sums. */
 export function fewSharedBytes(tiles: number): number {
@@ -18,4 +18,20 @@ export function fewSharedBytes(tiles: number): number {
 /** Shared memory of `multiplyMany<tiles>`. */
 export function manySharedBytes(tiles: number): number {
   return 2 * tokensOfTile * tiles * inputStride
+}
+
+/** How a block of a product with few or many tokens is shaped. */
+export interface ProductShape {
+  /** Tokens a block takes: what the kernel's name ends in. */
+  readonly tokens: number
+  readonly outputs: number
+  readonly sharedBytes: number
+}
+
+export function productShape(rows: number): ProductShape {
+  if (rows >= manyRows) {
+    return { tokens: 64, outputs: warpOutputs * warpsOfBlock, sharedBytes: manySharedBytes(8) }
+  }
+  const tiles = rows <= tokensOfTile ? 1 : 2
+  return { tokens: tokensOfTile * tiles, outputs: warpOutputs, sharedBytes: fewSharedBytes(tiles) }
 }

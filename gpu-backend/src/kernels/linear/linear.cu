@@ -35,18 +35,6 @@ struct LinearArgs {
   }
 };
 
-/// Where a block of `tokens` tokens finds its inputs; null beyond the last row.
-struct InputRows {
-  const float* input;
-  int first;
-  int rows;
-  int width;
-
-  SLUICE_DEVICE const float* operator()(int token) const {
-    return first + token < rows ? input + int64_t{first + token} * width : nullptr;
-  }
-};
-
 template <int tiles>
 SLUICE_DEVICE void few(const LinearArgs& args, unsigned char* shared) {
   const int block = static_cast<int>(blockIdx.x);
@@ -99,9 +87,10 @@ SLUICE_KERNEL(linear_64, LinearArgs, 256) {
   }
   from += warpOf() * warpOutputs;
   const bool quantise = args.quantise != 0 && part.matrix.dtype != DType::bf16;
-  Sums<tiles> totals;
-  multiplyMany<tiles>(totals, part.matrix, from, row, quantise, shared);
-  totals.forEach(store);
+  Sums<tiles> totals[1];
+  const Matrix matrices[1] = {part.matrix};
+  multiplyMany(totals, matrices, from, row, quantise, shared);
+  totals[0].forEach(store);
 }
 
 }  // namespace sluice
