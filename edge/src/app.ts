@@ -8,7 +8,10 @@ import { loadSettings } from './middleware/settings.ts'
 import { admin } from './routes/admin.ts'
 import { chatCompletions } from './routes/chat-completions.ts'
 import { health } from './routes/health.ts'
+import { limits } from './routes/limits.ts'
 import { models } from './routes/models.ts'
+import { poolReports } from './routes/pool-reports.ts'
+import { requests } from './routes/requests.ts'
 import { usageRecords } from './routes/usage-records.ts'
 import { usage } from './routes/usage.ts'
 
@@ -27,11 +30,14 @@ export function createApp(deps: AppDeps): Hono<AppEnv> {
   app.use(loadSettings())
   app.route('/', health())
   app.route('/admin', admin(deps))
+  app.route('/internal', poolReports(deps))
   app.route('/internal', usageRecords(deps))
 
   app.use(authenticate(deps))
   app.route('/', chatCompletions(deps))
   app.route('/', models(deps))
   app.route('/', usage(deps))
+  app.route('/', limits(deps))
+  app.route('/', requests(deps))
   return app
 }

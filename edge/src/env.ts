@@ -4,12 +4,14 @@ import { z } from 'zod'
 import type { IdentityIssuer } from './keys/identity-tokens.ts'
 import { isTenantId } from './keys/api-key.ts'
 import type { Directory } from './objects/directory/directory.ts'
+import type { Pool as PoolObject } from './objects/pool/pool.ts'
 import type { Tenant } from './objects/tenant/tenant.ts'
 
 /** What the platform hands the Worker; written by hand, the bindings as in wrangler.toml. */
 export interface Env {
   readonly TENANT: DurableObjectNamespace<Tenant>
   readonly DIRECTORY: DurableObjectNamespace<Directory>
+  readonly POOL: DurableObjectNamespace<PoolObject>
   /** JSON: `[{id, url, models, recordPublicKey}]`, one entry a pool of backends. */
   readonly POOLS?: string
   /** Secret. The Ed25519 private key, as a JWK, that service tokens are signed with. */
@@ -22,7 +24,7 @@ export interface Env {
   readonly BACKEND_HEADERS_TIMEOUT_MS?: string
 }
 
-type Variable = Exclude<keyof Env, 'TENANT' | 'DIRECTORY'>
+type Variable = Exclude<keyof Env, 'TENANT' | 'DIRECTORY' | 'POOL'>
 
 /** A group of backends that serve the same models behind one address. */
 export interface Pool {

@@ -72,6 +72,7 @@ type FailureEvent =
   | 'settings_invalid'
   | 'unexpected_error'
   | 'usage_record_conflict'
+  | 'usage_record_late'
   | 'usage_record_parked'
 
 /** One JSON line about a failure that somebody should look at. */

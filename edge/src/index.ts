@@ -1,6 +1,7 @@
 import { createApp } from './app.ts'
 
 export { Directory } from './objects/directory/directory.ts'
+export { Pool } from './objects/pool/pool.ts'
 export { Tenant } from './objects/tenant/tenant.ts'
 
 export default createApp({

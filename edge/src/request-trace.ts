@@ -1,3 +1,4 @@
+import type { LimitView } from './rate-limit-headers.ts'
 import type { BodyEnd } from './upstream/pump.ts'
 
 /**
@@ -14,6 +15,8 @@ export class RequestTrace {
   /** Set when the body is still being passed on after the handler has answered: the line is then
    * written at the body's end, not at the handler's. */
   streaming = false
+  /** Where the limits stood when the request was decided on; none for other routes. */
+  limits: readonly LimitView[] = []
   readonly #phases: { readonly name: string; readonly durationMs: number }[] = []
 
   constructor(requestId: string, startedAtMs: number) {
@@ -21,7 +24,7 @@ export class RequestTrace {
     this.startedAtMs = startedAtMs
   }
 
-  addPhase(name: 'auth' | 'backend', durationMs: number): void {
+  addPhase(name: 'auth' | 'admit' | 'queue' | 'backend', durationMs: number): void {
     this.#phases.push({ name, durationMs })
   }
 

@@ -27,11 +27,28 @@ function start(): Promise<EdgeUnderTest> {
   return startEdgeUnderTest({ backendUrl, secrets, stateDir: scratch.path })
 }
 
-async function signedRecord(tenantId: string, keyId: string): Promise<string> {
+/** A request that was reserved for and that no backend could be reached for; gives its id. */
+async function reserve(edge: EdgeUnderTest, key: string): Promise<string> {
+  const response = await fetch(`${edge.url}/v1/chat/completions`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}` },
+    body: JSON.stringify({ model: EDGE_MODEL, messages: [{ role: 'user', content: 'Hello' }] }),
+  })
+  expect(response.status).toBe(503)
+  return response.headers.get('x-request-id') ?? ''
+}
+
+interface RecordOf {
+  readonly requestId: string
+  readonly tenantId: string
+  readonly keyId: string
+}
+
+async function signedRecord({ requestId, tenantId, keyId }: RecordOf): Promise<string> {
   const nowMs = Date.now()
   const record = {
     version: 1 as const,
-    requestId: 'req_1',
+    requestId,
     tenantId,
     keyId,
     pool: EDGE_POOL,
@@ -64,7 +81,8 @@ it('keeps tenants, keys, revocations and counts across a restart of the runtime'
   const before = await start()
   const { key, keyId, tenantId } = await createEdgeKey(before)
   const second = await before.admin(`/tenants/${tenantId}/keys`, { name: 'second' })
-  const record = await signedRecord(tenantId, keyId)
+  const requestId = await reserve(before, key)
+  const record = await signedRecord({ requestId, tenantId, keyId })
   expect(await push(before, record)).toEqual({ acknowledged: [0], rejected: [] })
   await fetch(`${before.url}/admin/tenants/${tenantId}/keys/${String(second['key_id'])}`, {
     method: 'DELETE',

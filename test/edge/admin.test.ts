@@ -89,22 +89,27 @@ describe('happy', () => {
       usageRecord({ tenantId, keyId }),
       usageRecord({ tenantId, keyId: `${tenantId}zzzzzzzz`, requestId: 'req_2' }),
     ]
-    await env.TENANT.get(env.TENANT.idFromName(tenantId)).applyUsageRecords(records, NOON_MS)
+    const tenant = env.TENANT.get(env.TENANT.idFromName(tenantId))
+    await tenant.applyUsageRecords(records, NOON_MS)
+    // Long enough for a reservation to have come before it.
+    await tenant.reconcile(0, NOON_MS + 60_000)
     const counts = {
       requests: 1,
       prompt_tokens: 100,
       cached_tokens: 64,
       completion_tokens: 20,
-      reasoning_tokens: 5,
       total_tokens: 120,
+      // 36 missed and 64 cached at 140,000 and 28,000 pico-dollars, 20 made at 280,000.
+      amount_usd: '0.000012432',
     }
     const view = {
       object: 'usage',
-      from: '2026-10-25',
-      to: '2026-11-23',
+      from: '2096-10-25',
+      to: '2096-11-23',
       totals: counts,
-      data: [{ day: '2026-11-23', key_id: keyId, model: MODEL, ...counts }],
-      truncated: false,
+      data: [{ day: '2096-11-23', project: 'default', key_id: keyId, model: MODEL, ...counts }],
+      has_more: false,
+      next: null,
     }
 
     const operator = await edge.admin(`/tenants/${tenantId}/usage`)

@@ -76,13 +76,16 @@ describe('happy', () => {
 
     expect(await response.text()).toBe(STREAM)
     await edge.settled()
-    const { 'x-request-id': requestId, ...headers } = Object.fromEntries(response.headers)
+    const { 'x-request-id': requestId, ...rest } = Object.fromEntries(response.headers)
+    const headers = Object.fromEntries(
+      Object.entries(rest).filter(([name]) => !name.includes('ratelimit')),
+    )
     expect(requestId).toMatch(/^req_/)
     expect(headers).toEqual({
       'content-type': 'text/event-stream; charset=utf-8',
       'cache-control': 'no-cache',
       'x-accel-buffering': 'no',
-      'server-timing': 'auth;dur=0, backend;dur=0, total;dur=0',
+      'server-timing': 'auth;dur=0, admit;dur=0, queue;dur=0, backend;dur=0, total;dur=0',
       'access-control-allow-origin': '*',
       'access-control-expose-headers': expect.any(String),
     })
@@ -116,6 +119,8 @@ describe('happy', () => {
       'authorization',
       'content-type',
       'x-request-id',
+      'x-sluice-granted-output-tokens',
+      'x-sluice-priority',
     ])
     const token = headers.get('authorization')?.replace('Bearer ', '') ?? ''
     const publicKey = await importPublicKey(JSON.stringify(edge.edgeKeys.publicJwk))

@@ -2,7 +2,7 @@ import type { Env } from '../../edge/src/env.ts'
 import type * as Edge from '../../edge/src/index.ts'
 
 type EdgeModule = typeof Edge
-type Objects = Pick<Env, 'TENANT' | 'DIRECTORY'>
+type Objects = Pick<Env, 'TENANT' | 'DIRECTORY' | 'POOL'>
 
 declare global {
   namespace Cloudflare {

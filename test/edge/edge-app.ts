@@ -9,8 +9,10 @@ import type { Env } from '../../edge/src/env.ts'
 export const ADMIN_TOKEN = 'an-admin-token-of-forty-characters-or-so'
 export const MODEL = 'deepseek-v4-toy'
 export const POOL_URL = 'http://pool.test:9000'
-/** 2026-11-23, noon UTC. */
-export const NOON_MS = Date.UTC(2026, 10, 23, 12)
+/**
+ * 2096-11-23, noon UTC: ahead of any real clock, so that no alarm of the objects comes by itself.
+ */
+export const NOON_MS = Date.UTC(2096, 10, 23, 12)
 
 export interface KeyPair {
   readonly publicJwk: PublicJwk
@@ -51,6 +53,7 @@ export async function makeEdge(options: TestEdgeOptions = {}): Promise<TestEdge>
   const bindings: Env = {
     TENANT: env.TENANT,
     DIRECTORY: env.DIRECTORY,
+    POOL: env.POOL,
     POOLS: poolsOf(recordKeys.publicJwk),
     EDGE_SIGNING_KEY: JSON.stringify(edgeKeys.privateJwk),
     ADMIN_TOKEN,

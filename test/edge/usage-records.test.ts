@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { importPrivateKey } from '#protocol/keys.ts'
 import { signUsageRecord, usageRecordAckSchema } from '#protocol/usage-record.ts'
 import type { UsageRecord } from '#protocol/usage-record.ts'
+import { parseApiKey } from '../../edge/src/keys/api-key.ts'
 import { bearer, makeEdge, poolsOf } from './edge-app.ts'
 import type { KeyPair, TestEdge } from './edge-app.ts'
 import { usageRecord } from './usage-records-of.ts'
@@ -19,7 +20,11 @@ async function push(edge: TestEdge, records: readonly string[]): Promise<unknown
   return usageRecordAckSchema.parse(await response.json())
 }
 
+/** Nothing was reserved in these tests: the records are counted once they have waited for that. */
 async function totalsOf(edge: TestEdge, key: string): Promise<unknown> {
+  edge.clock.nowMs += 60_000
+  const tenantId = parseApiKey(key)?.tenantId ?? ''
+  await edge.admin(`/tenants/${tenantId}/reconcile`, { method: 'POST', body: '{}' })
   const response = await edge.request('/v1/usage', { headers: bearer(key) })
   return (await response.json<{ totals: unknown }>()).totals
 }

@@ -1,5 +1,6 @@
 import type { MiddlewareHandler } from 'hono'
 import type { AppEnv } from '../context.ts'
+import { DIMENSION_NAMES } from '../rate-limit-headers.ts'
 
 const METHODS = 'GET, HEAD, POST, OPTIONS'
 const PREFLIGHT_MAX_AGE_SECONDS = '86400'
@@ -14,7 +15,9 @@ const REQUEST_HEADERS = new Set([
 const CLIENT_HEADER = /^x-stainless-[a-z-]{1,64}$/
 
 const RATE_LIMIT_HEADERS = ['limit', 'remaining', 'reset'].flatMap((figure) =>
-  ['requests', 'tokens'].map((dimension) => `x-ratelimit-${figure}-${dimension}`),
+  ['requests', 'tokens', ...Object.values(DIMENSION_NAMES)].map(
+    (dimension) => `x-ratelimit-${figure}-${dimension}`,
+  ),
 )
 const EXPOSED = [
   'x-request-id',
@@ -22,7 +25,9 @@ const EXPOSED = [
   'retry-after-ms',
   'x-should-retry',
   'server-timing',
-  ...RATE_LIMIT_HEADERS,
+  'ratelimit',
+  'ratelimit-policy',
+  ...new Set(RATE_LIMIT_HEADERS),
 ].join(', ')
 
 /** Operators' and backends' paths are no business of a web page. */

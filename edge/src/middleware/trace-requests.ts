@@ -3,6 +3,7 @@ import { routePath } from 'hono/route'
 import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
 import { randomLetters } from '../bytes.ts'
 import type { AppDeps, AppEnv } from '../context.ts'
+import { rateLimitHeaders } from '../rate-limit-headers.ts'
 import { RequestTrace } from '../request-trace.ts'
 
 const ID_LETTERS = 24
@@ -20,6 +21,9 @@ export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
     const nowMs = deps.now()
     c.res.headers.set(REQUEST_ID_HEADER, requestId)
     c.res.headers.set('server-timing', trace.serverTiming(nowMs))
+    for (const [name, value] of Object.entries(rateLimitHeaders(trace.limits))) {
+      c.res.headers.set(name, value)
+    }
     if (trace.streaming) return
     const end = { method: c.req.method, route: routePath(c), status: c.res.status, nowMs }
     const clientGone = c.req.raw.signal.aborted

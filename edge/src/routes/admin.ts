@@ -5,16 +5,10 @@ import { answerNotFound, reachObject, refuseMethod } from '../failures.ts'
 import { newTenantId } from '../keys/api-key.ts'
 import { requireAdminToken } from '../middleware/admin-token.ts'
 import { directoryObject, tenantObject } from '../objects/stubs.ts'
-import { parseUsageQuery, viewUsage } from '../usage-view.ts'
-import {
-  nameField,
-  noSuchTenant,
-  parseLimit,
-  readJson,
-  tenantParam,
-  toUnixSeconds,
-} from './admin/door.ts'
+import { addAccountRoutes } from './admin/accounts.ts'
+import { nameField, parseLimit, readJson, toUnixSeconds } from './admin/door.ts'
 import { addKeyRoutes } from './admin/keys.ts'
+import { addTermsRoutes } from './admin/terms.ts'
 
 const tenantSchema = z.object({ name: nameField })
 
@@ -28,9 +22,8 @@ export function admin(deps: AppDeps): Hono<AppEnv> {
   routes.all('/tenants', refuseMethod('GET, POST'))
 
   addKeyRoutes(routes, deps)
-
-  routes.get('/tenants/:tenant/usage', async (c) => c.json(await tenantUsage(c, deps)))
-  routes.all('/tenants/:tenant/usage', refuseMethod('GET'))
+  addTermsRoutes(routes, deps)
+  addAccountRoutes(routes, deps)
 
   routes.all('*', answerNotFound)
   return routes
@@ -60,11 +53,4 @@ async function listTenants(c: AppContext, deps: AppDeps) {
     created_at: toUnixSeconds(createdAtMs),
   }))
   return { object: 'list', data, has_more: page.hasMore }
-}
-
-async function tenantUsage(c: AppContext, deps: AppDeps) {
-  const query = parseUsageQuery(new URL(c.req.url).searchParams, deps.now())
-  const report = await reachObject(tenantObject(c.env, tenantParam(c)).usage(query), deps)
-  if (report === null) throw noSuchTenant()
-  return { ...viewUsage(query, report), parked_records: report.parkedRecords }
 }

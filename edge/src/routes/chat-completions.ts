@@ -2,16 +2,20 @@ import { Hono } from 'hono'
 import { routePath } from 'hono/route'
 import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError, errorEvent } from '#protocol/errors.ts'
-import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { logFailure, refuseMethod } from '../failures.ts'
+import { admit, maxCostOf, sizeOf } from '../flow/admit.ts'
+import { dispatch } from '../flow/dispatch.ts'
+import type { Dispatched, Job } from '../flow/dispatch.ts'
+import { LeaseBook } from '../flow/lease-book.ts'
+import { endTurn, PoolBook } from '../flow/turn.ts'
 import { mayUseModel } from '../keys/access.ts'
 import { requireScope } from '../middleware/authenticate.ts'
+import { tenantObject } from '../objects/stubs.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
-import { callBackend } from '../upstream/backend.ts'
-import { translateRefusal } from '../upstream/backend-error.ts'
 import { pumpBody } from '../upstream/pump.ts'
+import type { BodyEnd } from '../upstream/pump.ts'
 
 const PATHS = [
   '/chat/completions',
@@ -19,8 +23,6 @@ const PATHS = [
   '/beta/chat/completions',
   '/beta/v1/chat/completions',
 ]
-
-const REFUSAL_BYTES_MAX = 64 * 1024
 
 const STREAM_HEADERS = {
   'content-type': 'text/event-stream; charset=utf-8',
@@ -50,38 +52,70 @@ const BROKEN_STREAM = `\n\n${errorEvent(
   ),
 )}`
 
+/** A stream that waits gets its status line after this, and from then on a comment so often. */
+const HOLD_MS = 5_000
+const KEEP_ALIVE_MS = 2_000
+const KEEP_ALIVE = new TextEncoder().encode(': keep-alive\n\n')
+/** A place of concurrency is kept by hearing of its request; reports may be missing. */
+const HEARTBEAT_MS = 10_000
+
+/** What this isolate keeps between requests. */
+interface Isolate {
+  readonly deps: AppDeps
+  readonly book: LeaseBook
+  readonly pools: PoolBook
+}
+
 export function chatCompletions(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
+  const isolate = { deps, book: new LeaseBook(deps.randomBytes), pools: new PoolBook() }
   for (const path of PATHS) {
-    routes.post(path, requireScope('chat'), (c) => complete(c, deps))
+    routes.post(path, requireScope('chat'), (c) => complete(c, isolate))
     routes.all(path, refuseMethod('POST'))
   }
   return routes
 }
 
-async function complete(c: AppContext, deps: AppDeps): Promise<Response> {
+async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
+  const { deps, book } = isolate
   const settings = c.get('settings')
   const trace = c.get('trace')
   const body = await readBody(c.req.raw, settings.bodyBytesMax)
-  const request = parseChatRequest(parseJsonBytes(body))
+  const json = parseJsonBytes(body)
+  const request = parseChatRequest(json)
   const pool = choosePool(settings.pools, request.model, deps.random)
   trace.model = request.model
-  if (!mayUseModel(c.get('caller').access, request.model)) {
-    throw new ApiError('permission_denied', 'This key may not use this model.', { param: 'model' })
+  requireModel(c, request.model)
+
+  const admittedFromMs = deps.now()
+  const asked = { ...sizeOf(request, body.byteLength), model: request.model }
+  const admitted = await admit(c, { ...asked, maxCostPico: maxCostOf(c) }, book, deps)
+  trace.addPhase('admit', deps.now() - admittedFromMs)
+
+  const gone = new AbortController()
+  const job: Job = {
+    pool,
+    body,
+    streamed: request.stream === true,
+    model: request.model,
+    band: wantsFlex(json) ? 'flex' : 'normal',
+    admitted,
+    signal: AbortSignal.any([c.req.raw.signal, gone.signal]),
   }
+  const dispatched = dispatch(c, job, isolate)
+  const first = job.streamed ? await within(dispatched, HOLD_MS) : await dispatched
+  if (first === null) return answerWaiting(c, { job, isolate, dispatched, gone })
+  if (first.kind === 'failed') throw first.error
+  return passOn(c, first.upstream, job, isolate)
+}
 
-  const calledAtMs = deps.now()
-  const { signal } = c.req.raw
-  const call = { pool, requestId: trace.requestId, caller: c.get('caller'), signal, body }
-  const upstream = await callBackend({ ...call, path: '/v1/chat/completions' }, settings, deps)
-  trace.addPhase('backend', deps.now() - calledAtMs)
-
-  if (upstream.status !== 200) throw await refusalOf(upstream, trace.requestId, deps)
-  return passOn(c, upstream, { streamed: request.stream === true, deps })
+export function requireModel(c: AppContext, model: string): void {
+  if (mayUseModel(c.get('caller').access, model)) return
+  throw new ApiError('permission_denied', 'This key may not use this model.', { param: 'model' })
 }
 
 /** One of the pools that serve `model`, each as likely. */
-function choosePool(pools: readonly Pool[], model: string, random: () => number): Pool {
+export function choosePool(pools: readonly Pool[], model: string, random: () => number): Pool {
   const serving = pools.filter((pool) => pool.models.includes(model))
   const pool = serving[Math.floor(random() * serving.length)]
   if (pool === undefined) {
@@ -92,47 +126,145 @@ function choosePool(pools: readonly Pool[], model: string, random: () => number)
   return pool
 }
 
-async function refusalOf(upstream: Response, requestId: string, deps: AppDeps): Promise<ApiError> {
-  const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
-  const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
-  const { status, headers } = upstream
-  const error = translateRefusal({ status, headers, text }, deps.random)
-  if (error.code === 'internal_server_error') {
-    const event = status === 401 ? 'backend_refused_token' : 'backend_answer_invalid'
-    logFailure(deps, event, null, { request_id: requestId, status })
-  }
-  return error
+/** Whether the caller has asked to stand behind those who are in a hurry. */
+function wantsFlex(json: unknown): boolean {
+  return (
+    typeof json === 'object' &&
+    json !== null &&
+    'service_tier' in json &&
+    json.service_tier === 'flex'
+  )
 }
 
-interface PassOnOptions {
-  readonly streamed: boolean
-  readonly deps: AppDeps
+/** What the promise comes to, or null when it takes longer. */
+async function within<T>(promise: Promise<T>, ms: number): Promise<T | null> {
+  const late = Promise.withResolvers<null>()
+  const timer = setTimeout(() => late.resolve(null), ms)
+  try {
+    return await Promise.race([promise, late.promise])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+interface Waiting {
+  readonly job: Job
+  readonly isolate: Isolate
+  readonly dispatched: Promise<Dispatched>
+  /** Told when nobody reads any more. */
+  readonly gone: AbortController
+}
+
+/** Opens the stream before there is anything to say, and keeps it open until there is. */
+function answerWaiting(c: AppContext, waiting: Waiting): Response {
+  const { readable, writable } = new IdentityTransformStream()
+  c.get('trace').streaming = true
+  c.executionCtx.waitUntil(
+    keepWaiting(c, waiting, writable).then((end) =>
+      concludeBody(c, waiting.job, waiting.isolate, end),
+    ),
+  )
+  return new Response(readable, { headers: STREAM_HEADERS })
+}
+
+async function keepWaiting(
+  c: AppContext,
+  { job, isolate, dispatched, gone }: Waiting,
+  writable: WritableStream<Uint8Array>,
+): Promise<BodyEnd> {
+  const writer = writable.getWriter()
+  try {
+    for (;;) {
+      await writer.write(KEEP_ALIVE)
+      const outcome = await within(dispatched, KEEP_ALIVE_MS)
+      if (outcome === null) continue
+      if (outcome.kind === 'failed') {
+        await writer.write(new TextEncoder().encode(errorEvent(outcome.error)))
+        await writer.close()
+        return 'broken'
+      }
+      writer.releaseLock()
+      return await pump(c, { upstream: outcome.upstream, writable, job, isolate })
+    }
+  } catch {
+    // Nobody reads: whatever was on its way for them is given up.
+    gone.abort()
+    const outcome = await dispatched
+    if (outcome.kind === 'answer') await outcome.upstream.body?.cancel()
+    return 'abandoned'
+  }
 }
 
 /** The backend's answer to the client, byte for byte, under our own headers. */
 async function passOn(
   c: AppContext,
   upstream: Response,
-  { streamed, deps }: PassOnOptions,
+  job: Job,
+  isolate: Isolate,
 ): Promise<Response> {
   const trace = c.get('trace')
-  const wanted = streamed ? 'text/event-stream' : 'application/json'
-  const got = upstream.headers.get('content-type') ?? ''
-  if (upstream.body === null || !got.toLowerCase().startsWith(wanted)) {
+  if (!isAnswer(upstream, job)) {
     await upstream.body?.cancel()
-    logFailure(deps, 'backend_answer_invalid', null, { request_id: trace.requestId, status: 200 })
+    await endTurn(c, job.pool, trace.requestId)
+    logFailure(isolate.deps, 'backend_answer_invalid', null, {
+      request_id: trace.requestId,
+      status: 200,
+    })
     throw new ApiError('internal_server_error', 'The backend could not answer this request.')
   }
   const { readable, writable } = new IdentityTransformStream()
-  const end = { method: c.req.method, route: routePath(c), status: 200 }
   trace.streaming = true
   c.executionCtx.waitUntil(
-    pumpBody({
-      body: upstream.body,
-      writable,
-      farewell: streamed ? BROKEN_STREAM : null,
-      signal: c.req.raw.signal,
-    }).then((bodyEnd) => deps.log(trace.toLine({ ...end, nowMs: deps.now(), bodyEnd }))),
+    pump(c, { upstream, writable, job, isolate }).then((end) => concludeBody(c, job, isolate, end)),
   )
-  return new Response(readable, { headers: streamed ? STREAM_HEADERS : JSON_HEADERS })
+  return new Response(readable, { headers: job.streamed ? STREAM_HEADERS : JSON_HEADERS })
+}
+
+function isAnswer(upstream: Response, { streamed }: Job): boolean {
+  const wanted = streamed ? 'text/event-stream' : 'application/json'
+  const got = upstream.headers.get('content-type') ?? ''
+  return upstream.body !== null && got.toLowerCase().startsWith(wanted)
+}
+
+interface Pumping {
+  readonly upstream: Response
+  readonly writable: WritableStream<Uint8Array>
+  readonly job: Job
+  readonly isolate: Isolate
+}
+
+async function pump(
+  c: AppContext,
+  { upstream, writable, job, isolate }: Pumping,
+): Promise<BodyEnd> {
+  const { tenantId } = c.get('caller')
+  const { requestId } = c.get('trace')
+  const beat = setInterval(() => {
+    const beating = tenantObject(c.env, tenantId).heartbeat([requestId], isolate.deps.now())
+    // A missed beat costs nothing; enough of them free a place early.
+    void beating.catch(() => undefined)
+  }, HEARTBEAT_MS)
+  try {
+    return await pumpBody({
+      body: upstream.body ?? new ReadableStream(),
+      writable,
+      farewell: job.streamed ? BROKEN_STREAM : null,
+      signal: c.req.raw.signal,
+    })
+  } finally {
+    clearInterval(beat)
+  }
+}
+
+async function concludeBody(
+  c: AppContext,
+  job: Job,
+  { deps, pools }: Isolate,
+  bodyEnd: BodyEnd,
+): Promise<void> {
+  const trace = c.get('trace')
+  const end = { method: c.req.method, route: routePath(c), status: 200 }
+  const nowMs = deps.now()
+  deps.log(trace.toLine({ ...end, nowMs, bodyEnd }))
+  if (!pools.isUnmanaged(job.pool.id, nowMs)) await endTurn(c, job.pool, trace.requestId)
 }

@@ -94,9 +94,9 @@ async function apply(
   }
 }
 
-/** Both are kept safe, here or by the sender, and both need a person to look. */
+/** All are kept safe, here or by the sender, and all need a person to look. */
 function reportOddity(verdict: Verdict, record: UsageRecord, deps: AppDeps): void {
-  if (verdict !== 'conflict' && verdict !== 'parked') return
+  if (verdict !== 'conflict' && verdict !== 'parked' && verdict !== 'late') return
   logFailure(deps, `usage_record_${verdict}`, null, {
     request_id: record.requestId,
     tenant_id: record.tenantId,
@@ -114,7 +114,9 @@ function toAck(verdicts: readonly Verdict[]): UsageRecordAck {
     switch (verdict) {
       case 'applied':
       case 'exists':
+      case 'waiting':
       case 'parked':
+      case 'late':
         ack.acknowledged.push(index)
         break
       case 'conflict':

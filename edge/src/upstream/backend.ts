@@ -6,9 +6,11 @@ import { logFailure, overloaded } from '../failures.ts'
 
 export interface BackendCall {
   readonly pool: Pool
-  readonly path: '/v1/chat/completions' | '/v1/models'
+  readonly path: string
   readonly requestId: string
   readonly caller: Caller
+  /** Besides the token and the request's id. */
+  readonly headers?: Readonly<Record<string, string>>
   /** The client's: when it goes, the call goes. */
   readonly signal: AbortSignal
   /** JSON, posted as it is; null makes the call a GET. */
@@ -42,6 +44,7 @@ export async function callBackend(
         [REQUEST_ID_HEADER]: requestId,
         'accept-encoding': 'identity',
         ...(body === null ? {} : { 'content-type': 'application/json' }),
+        ...call.headers,
       },
       ...(body === null ? {} : { body }),
       redirect: 'manual',

@@ -1,5 +1,26 @@
 import { DurableObject } from 'cloudflare:workers'
 import type { UsageRecord } from '#protocol/usage-record.ts'
+import type { Cost } from '../../admission/cost.ts'
+import type { Account, Posting, PostStatus } from '../../admission/ledger.ts'
+import type { Scope } from '../../admission/limits.ts'
+import type { Billing } from '../../admission/money.ts'
+import { LIST_PRICES } from '../../admission/prices.ts'
+import type { Price, PriceVersion } from '../../admission/prices.ts'
+import { TenantAdmission } from '../../admission/tenant-admission.ts'
+import type {
+  AdmitRequest,
+  LeaseAsk,
+  LeaseReport,
+  Progress,
+  Quote,
+  RefusalReason,
+} from '../../admission/tenant-admission.ts'
+import type { LimitState } from '../../admission/tenant-capacity.ts'
+import type { Lease, ReservationRow } from '../../admission/tenant-store.ts'
+import type { Env } from '../../env.ts'
+import { parseEnv } from '../../env.ts'
+import { DEFAULT_PROJECT } from '../../keys/access.ts'
+import { askBackends } from '../../upstream/record-lookup.ts'
 import { hasSchema, migrate } from '../migrations.ts'
 import { KeysTable } from './keys-table.ts'
 import type {
@@ -14,10 +35,11 @@ import type {
   VerifiedKey,
 } from './keys-table.ts'
 import { TENANT_MIGRATIONS } from './schema.ts'
-import { canonicalRecord, rowOf } from './usage.ts'
-import type { UsageCounts, UsageQuery, UsageReport, UsageRow } from './usage.ts'
-
-const USAGE_ROWS_MAX = 10_000
+import { allBalances, openTenantStore, SqlJournal } from './sql-store.ts'
+import { TermsTable } from './terms.ts'
+import type { Terms } from './terms.ts'
+import { canonicalRecord, readUsage } from './usage.ts'
+import type { UsageQuery, UsageReport } from './usage.ts'
 
 export interface NewTenant {
   readonly tenantId: string
@@ -26,37 +48,88 @@ export interface NewTenant {
 }
 
 export type CreateTenantStatus = 'created' | 'exists'
-export type ApplyStatus = 'applied' | 'exists' | 'parked' | 'conflict'
-
-interface CountColumns extends Record<string, SqlStorageValue> {
-  readonly requests: number
-  readonly prompt_tokens: number
-  readonly cached_tokens: number
-  readonly completion_tokens: number
-  readonly reasoning_tokens: number
-}
-
-interface UsageColumns extends CountColumns {
-  readonly day: string
-  readonly key_id: string
-  readonly model: string
-}
 
 /**
- * One tenant: its keys (as hashes) and its usage. Every method is one transaction. Time and
- * randomness come in as arguments. Anyone can make up a key id and so reach an object that was
- * never set up; such an object answers "unknown" and writes nothing.
+ * `waiting`: nothing is known of its request yet. `parked`: its key is not one of this tenant's.
+ * `late`: its request had been given up as unknown; nobody is billed.
  */
-export class Tenant extends DurableObject {
+export type ApplyStatus = 'applied' | 'exists' | 'waiting' | 'parked' | 'late' | 'conflict'
+
+export interface TenantAdmitted {
+  readonly status: 'admitted'
+  readonly grantedOutputTokens: number
+  readonly holdPico: number
+  readonly price: Price
+  /** What it was admitted with; the pool's queue goes by it. */
+  readonly estimate: Cost
+  readonly lease: Lease | null
+  readonly limits: readonly LimitState[]
+  readonly weight: number
+  readonly billing: Billing['kind']
+}
+
+export interface TenantRefused {
+  readonly status: 'refused'
+  /** `key`: it has been revoked or has expired since it was verified. */
+  readonly reason: RefusalReason | 'key'
+  readonly limits: readonly LimitState[]
+  readonly binding: LimitState | null
+  readonly retryAfterMs: number | null
+}
+
+/** Why a request was let in or not, as its own tenant may see it. */
+export interface Decision {
+  readonly requestId: string
+  readonly atMs: number
+  readonly model: string
+  readonly outcome: 'admitted' | 'refused' | 'released'
+  readonly reason: string | null
+  readonly limits: readonly LimitState[]
+  readonly binding: LimitState | null
+  readonly retryAfterMs: number | null
+}
+
+export interface TenantAccount {
+  readonly billing: Billing
+  readonly weight: number
+  readonly balancePico: bigint
+  readonly heldPico: bigint
+  readonly availablePico: bigint
+}
+
+export interface LedgerPage {
+  readonly postings: (Posting & { readonly seq: number })[]
+  readonly balances: Record<Account, bigint>
+  readonly hasMore: boolean
+}
+
+/** Due things are looked at no sooner than this after the call that made them. */
+const SWEEP_DELAY_MS = 2_000
+/** Refusals are remembered in memory alone: a tenant that is being refused must not cost writes. */
+const DECISIONS_MAX = 1_000
+
+/**
+ * One tenant: its keys (as hashes), its limits, its money. Every method is one transaction, made of
+ * calls on the admission core over this object's tables. Time and randomness come in as arguments.
+ * Anyone can make up a key id and so reach an object that was never set up; such an object answers
+ * "unknown" and writes nothing.
+ */
+export class Tenant extends DurableObject<Env> {
   readonly #storage = this.ctx.storage
   readonly #sql = this.ctx.storage.sql
   readonly #keys = new KeysTable(this.#sql)
+  readonly #terms = new TermsTable(this.#sql)
+  readonly #decisions = new Map<string, Decision>()
   #ready = false
+  /** Built from the terms, and again when they change. */
+  #core: { readonly terms: Terms; readonly admission: TenantAdmission } | null = null
+  #alarmAtMs: number | null = null
 
-  constructor(ctx: DurableObjectState, env: Cloudflare.Env) {
+  constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
     void ctx.blockConcurrencyWhile(async () => {
       if (hasSchema(this.#sql)) this.#setUp()
+      this.#alarmAtMs = await ctx.storage.getAlarm()
     })
   }
 
@@ -88,9 +161,11 @@ export class Tenant extends DurableObject {
 
   /** When the key was revoked, now or earlier; null when there is no such key. */
   revokeKey(keyId: string, nowMs: number): number | null {
-    return this.#storage.transactionSync(() =>
-      this.#exists() ? this.#keys.revoke(keyId, nowMs) : null,
-    )
+    return this.#storage.transactionSync(() => {
+      if (!this.#exists()) return null
+      this.#admission().bumpKeyEpoch()
+      return this.#keys.revoke(keyId, nowMs)
+    })
   }
 
   /** All keys in the order they were made; null when there is no such tenant. */
@@ -119,47 +194,192 @@ export class Tenant extends DurableObject {
   }
 
   /**
+   * Reserves for one request, and lends the isolate some more where it asks and there is plenty.
+   * The key is looked at again: what an isolate remembers of it may be a second and a half old.
+   */
+  admit(
+    request: AdmitRequest,
+    ask: LeaseAsk | null,
+    nowMs: number,
+  ): TenantAdmitted | TenantRefused {
+    return this.#storage.transactionSync(() => {
+      const known = this.#exists() && this.#keys.statusOf(request.scope.keyId, nowMs) === 'valid'
+      if (!known) return KEY_ENDED
+      const answer = this.#admission().admit(request, ask, nowMs)
+      if (answer.status === 'refused') {
+        this.#decide({ ...decisionOf(request, nowMs), ...answer, outcome: 'refused' })
+        return answer
+      }
+      this.#wake(nowMs)
+      const { reservation, lease, limits } = answer
+      const { weight, billing } = this.#coreNow().terms
+      const { grantedOutputTokens, holdPico, price, estimate } = reservation
+      const granted = { grantedOutputTokens, holdPico, price, estimate, lease, limits, weight }
+      return { status: 'admitted', ...granted, billing: billing.kind }
+    })
+  }
+
+  /** A lease alone, for an isolate whose last one runs out. */
+  refill(scope: Scope, ask: LeaseAsk, nowMs: number): Lease | null {
+    return this.#storage.transactionSync(() => {
+      const known = this.#exists() && this.#keys.statusOf(scope.keyId, nowMs) === 'valid'
+      if (!known) return null
+      this.#wake(nowMs)
+      return this.#admission().refill(scope, ask, nowMs)
+    })
+  }
+
+  /** Whether the key may still be used, for a request that has waited since it was admitted. */
+  keyStatus(keyId: string, nowMs: number): VerifiedKey['status'] {
+    return this.#exists() ? this.#keys.statusOf(keyId, nowMs) : 'unknown'
+  }
+
+  /** These requests still run, says the isolate that streams them. */
+  heartbeat(requestIds: readonly string[], nowMs: number): void {
+    this.#storage.transactionSync(() => {
+      if (this.#exists()) this.#admission().heartbeat(requestIds, nowMs)
+    })
+  }
+
+  /** Takes in what isolates admitted under leases; for each report the number it has got to. */
+  reportLeases(reports: readonly LeaseReport[], nowMs: number): number[] {
+    return this.#storage.transactionSync(() => {
+      if (!this.#exists()) return reports.map(() => 0)
+      this.#wake(nowMs)
+      return reports.map((report) => this.#admission().report(report, nowMs))
+    })
+  }
+
+  progress(updates: readonly Progress[], nowMs: number): void {
+    this.#storage.transactionSync(() => {
+      if (!this.#exists()) return
+      for (const update of updates) this.#admission().progress(update, nowMs)
+    })
+  }
+
+  /** Gives all of a reservation back: its request was refused before anything was made for it. */
+  release(requestId: string, reason: string, nowMs: number): boolean {
+    return this.#storage.transactionSync(() => {
+      if (!this.#exists()) return false
+      const model = this.#reservation(requestId)?.scope.model ?? ''
+      const released = this.#admission().release(requestId, nowMs)
+      const decision = decisionOf({ requestId, scope: { model } }, nowMs)
+      if (released) this.#decide({ ...decision, outcome: 'released', reason })
+      return released
+    })
+  }
+
+  quote(request: Omit<AdmitRequest, 'requestId'>, nowMs: number): Quote | null {
+    return this.#exists() ? this.#admission().quote(request, nowMs) : null
+  }
+
+  limitStates(scope: Scope, nowMs: number): readonly LimitState[] | null {
+    return this.#exists() ? this.#admission().limits(scope, nowMs) : null
+  }
+
+  /** What was decided about a request; null when nothing is known, or no longer. */
+  decision(requestId: string): Decision | null {
+    const known = this.#decisions.get(requestId)
+    if (known !== undefined || !this.#exists()) return known ?? null
+    const reservation = this.#reservation(requestId)
+    if (reservation !== undefined) {
+      return { ...decisionOf({ requestId, ...reservation }, reservation.admittedAtMs) }
+    }
+    const posting = new SqlJournal(this.#sql).find(requestId)
+    if (posting?.usage == null) return null
+    const { model, admittedAtMs } = posting.usage
+    const outcome = posting.kind === 'void' ? 'released' : 'admitted'
+    return { ...decisionOf({ requestId, scope: { model } }, admittedAtMs), outcome }
+  }
+
+  /**
    * Counts each record exactly once, whatever arrives how often and in what order; one status per
    * record. A record whose key is not ours (or that reaches an object never set up) is kept
    * uncounted: a signed record is a fact, and facts are not thrown away.
    */
   applyUsageRecords(records: readonly UsageRecord[], nowMs: number): ApplyStatus[] {
     this.#setUp()
-    return this.#storage.transactionSync(() =>
-      records.map((record) => this.#applyUsageRecord(record, nowMs)),
-    )
+    return this.#storage.transactionSync(() => {
+      this.#wake(nowMs)
+      return records.map((record) => this.#applyUsageRecord(record, nowMs))
+    })
   }
 
   usage(query: UsageQuery): UsageReport | null {
     if (!this.#exists()) return null
-    const where = `day BETWEEN ? AND ? AND (? IS NULL OR key_id = ?) AND (? IS NULL OR model = ?)`
-    const key = query.keyId ?? null
-    const model = query.model ?? null
-    const bound = [query.from, query.to, key, key, model, model]
-    const rows = this.#sql
-      .exec<UsageColumns>(
-        `SELECT * FROM usage_counts WHERE ${where} ORDER BY day, key_id, model LIMIT ?`,
-        ...bound,
-        USAGE_ROWS_MAX + 1,
-      )
-      .toArray()
-    const totals = this.#sql
-      .exec<CountColumns>(
-        `SELECT coalesce(sum(requests), 0) AS requests,
-           coalesce(sum(prompt_tokens), 0) AS prompt_tokens,
-           coalesce(sum(cached_tokens), 0) AS cached_tokens,
-           coalesce(sum(completion_tokens), 0) AS completion_tokens,
-           coalesce(sum(reasoning_tokens), 0) AS reasoning_tokens
-         FROM usage_counts WHERE ${where}`,
-        ...bound,
-      )
-      .one()
-    return {
-      totals: toCounts(totals),
-      rows: rows.slice(0, USAGE_ROWS_MAX).map(toRow),
-      truncated: rows.length > USAGE_ROWS_MAX,
-      parkedRecords: this.#countParked(),
-    }
+    return { ...readUsage(this.#sql, query), parkedRecords: this.#countParked() }
+  }
+
+  ledger(after: number, limit: number): LedgerPage | null {
+    if (!this.#exists()) return null
+    const read = [...new SqlJournal(this.#sql).read(after, limit + 1)]
+    const balances = allBalances(openTenantStore(this.#sql).balances)
+    return { postings: read.slice(0, limit), balances, hasMore: read.length > limit }
+  }
+
+  terms(): Terms | null {
+    return this.#exists() ? this.#coreNow().terms : null
+  }
+
+  changeTerms(change: Partial<Omit<Terms, 'contract'>>): Terms | null {
+    return this.#storage.transactionSync(() => {
+      if (!this.#exists()) return null
+      const terms = { ...this.#terms.get(), ...change }
+      this.#terms.put(terms)
+      this.#core = null
+      return terms
+    })
+  }
+
+  addContractPrice(
+    version: PriceVersion,
+    versionsMax: number,
+  ): 'added' | 'exists' | 'too_many' | 'tenant_unknown' {
+    return this.#storage.transactionSync(() => {
+      if (!this.#exists()) return 'tenant_unknown'
+      const terms = this.#terms.get()
+      if (terms.contract.some((known) => known.version === version.version)) return 'exists'
+      if (terms.contract.length >= versionsMax) return 'too_many'
+      const contract = [...terms.contract, version].toSorted((a, b) => a.fromMs - b.fromMs)
+      this.#terms.put({ ...terms, contract })
+      this.#core = null
+      return 'added'
+    })
+  }
+
+  account(): TenantAccount | null {
+    if (!this.#exists()) return null
+    const { billing, weight } = this.#coreNow().terms
+    const balancePico = this.#admission().balancePico()
+    const availablePico = this.#admission().availablePico()
+    const credit = billing.kind === 'postpaid' ? billing.creditPico : 0n
+    const heldPico = balancePico + credit - availablePico
+    return { billing, weight, balancePico, heldPico, availablePico }
+  }
+
+  topUp(id: string, amountPico: bigint, nowMs: number): PostStatus | 'tenant_unknown' {
+    return this.#storage.transactionSync(() =>
+      this.#exists() ? this.#admission().topUp(`topup:${id}`, amountPico, nowMs) : 'tenant_unknown',
+    )
+  }
+
+  /** Expires what is due and asks the backends what became of requests that no record came for. */
+  override async alarm(): Promise<void> {
+    this.#alarmAtMs = null
+    if (!this.#exists()) return
+    const swept = this.#storage.transactionSync(() => this.#admission().sweep(Date.now()))
+    // Before the backends are asked: an alarm that dies on the way must come again.
+    if (swept.nextDueAtMs !== null) await this.#setAlarm(swept.nextDueAtMs)
+    await this.#ask(swept.ask)
+  }
+
+  /** As the alarm does, of every open reservation older than `ageMs`; how many are left open. */
+  async reconcile(ageMs: number, nowMs: number): Promise<number | null> {
+    if (!this.#exists()) return null
+    const swept = this.#storage.transactionSync(() => this.#admission().sweep(nowMs))
+    const open = this.#openReservations(nowMs - ageMs)
+    await this.#ask([...new Set([...swept.ask, ...open])])
+    return this.#openReservations(nowMs - ageMs).length
   }
 
   #setUp(): void {
@@ -170,6 +390,66 @@ export class Tenant extends DurableObject {
 
   #exists(): boolean {
     return this.#ready && this.#sql.exec('SELECT 1 FROM tenant').toArray().length === 1
+  }
+
+  #coreNow(): { readonly terms: Terms; readonly admission: TenantAdmission } {
+    if (this.#core !== null) return this.#core
+    const terms = this.#terms.get()
+    const prices = { list: LIST_PRICES, contract: terms.contract }
+    const store = openTenantStore(this.#sql)
+    const admission = new TenantAdmission(store, { ...terms, prices })
+    this.#core = { terms, admission }
+    return this.#core
+  }
+
+  #admission(): TenantAdmission {
+    return this.#coreNow().admission
+  }
+
+  #reservation(requestId: string): ReservationRow | undefined {
+    return openTenantStore(this.#sql).reservations.get(requestId)
+  }
+
+  #openReservations(admittedUntilMs: number): string[] {
+    return this.#sql
+      .exec<{ id: string }>(
+        "SELECT id FROM reservations WHERE json_extract(row, '$.admittedAtMs') <= ?",
+        admittedUntilMs,
+      )
+      .toArray()
+      .map(({ id }) => id)
+  }
+
+  async #ask(requestIds: readonly string[]): Promise<void> {
+    if (requestIds.length === 0) return
+    const settings = await parseEnv(this.env)
+    for (const requestId of requestIds) {
+      const model = this.#reservation(requestId)?.scope.model
+      if (model === undefined) continue
+      const answer = await askBackends(requestId, model, settings)
+      if (answer === null) continue
+      this.#storage.transactionSync(() => {
+        if (answer.kind === 'record') this.#applyUsageRecord(answer.record, Date.now())
+        else this.#admission().answer(requestId, answer, Date.now())
+      })
+    }
+  }
+
+  /** Makes sure that the alarm comes; it finds out by itself when it is needed next. */
+  #wake(nowMs: number): void {
+    if (this.#alarmAtMs === null) void this.#setAlarm(nowMs + SWEEP_DELAY_MS)
+  }
+
+  #setAlarm(atMs: number): Promise<void> {
+    this.#alarmAtMs = atMs
+    return this.#storage.setAlarm(atMs)
+  }
+
+  #decide(decision: Decision): void {
+    this.#decisions.set(decision.requestId, decision)
+    if (this.#decisions.size <= DECISIONS_MAX) return
+    const [oldest] = this.#decisions.keys()
+    if (oldest !== undefined) this.#decisions.delete(oldest)
   }
 
   #applyUsageRecord(record: UsageRecord, nowMs: number): ApplyStatus {
@@ -185,8 +465,9 @@ export class Tenant extends DurableObject {
     )
     if (inserted.toArray().length === 0) return this.#compareStored(record.requestId, text)
     if (!known) return 'parked'
-    this.#count(rowOf(record))
-    return 'applied'
+    const projectId = this.#keys.projectOf(record.keyId) ?? DEFAULT_PROJECT
+    const status = this.#admission().settle({ ...record, projectId }, nowMs)
+    return status === 'parked' ? 'waiting' : status
   }
 
   #compareStored(requestId: string, text: string): ApplyStatus {
@@ -201,38 +482,28 @@ export class Tenant extends DurableObject {
       .exec<{ count: number }>('SELECT count(*) AS count FROM usage_records WHERE parked = 1')
       .one().count
   }
-
-  #count(row: UsageRow): void {
-    this.#sql.exec(
-      `INSERT INTO usage_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-       ON CONFLICT DO UPDATE SET
-         requests = requests + excluded.requests,
-         prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-         cached_tokens = cached_tokens + excluded.cached_tokens,
-         completion_tokens = completion_tokens + excluded.completion_tokens,
-         reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens`,
-      row.day,
-      row.keyId,
-      row.model,
-      row.requests,
-      row.promptTokens,
-      row.cachedTokens,
-      row.completionTokens,
-      row.reasoningTokens,
-    )
-  }
 }
 
-function toCounts(columns: CountColumns): UsageCounts {
+const KEY_ENDED: TenantRefused = {
+  status: 'refused',
+  reason: 'key',
+  limits: [],
+  binding: null,
+  retryAfterMs: null,
+}
+
+function decisionOf(
+  request: { readonly requestId: string; readonly scope: Pick<Scope, 'model'> },
+  atMs: number,
+): Decision {
   return {
-    requests: columns.requests,
-    promptTokens: columns.prompt_tokens,
-    cachedTokens: columns.cached_tokens,
-    completionTokens: columns.completion_tokens,
-    reasoningTokens: columns.reasoning_tokens,
+    requestId: request.requestId,
+    atMs,
+    model: request.scope.model,
+    outcome: 'admitted',
+    reason: null,
+    limits: [],
+    binding: null,
+    retryAfterMs: null,
   }
-}
-
-function toRow(columns: UsageColumns): UsageRow {
-  return { day: columns.day, keyId: columns.key_id, model: columns.model, ...toCounts(columns) }
 }

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { UsageRecord } from '#protocol/usage-record.ts'
-import { canonicalRecord, dayOf, rowOf } from './usage.ts'
+import { canonicalRecord, dayOf } from './usage.ts'
 
 const record: UsageRecord = {
   version: 1,
@@ -21,21 +21,6 @@ const record: UsageRecord = {
   firstTokenAtMs: null,
   finishedAtMs: Date.UTC(2026, 10, 24, 0, 0, 1),
 }
-
-describe('rowOf', () => {
-  it('counts a request on the UTC day it was accepted, with all its tokens', () => {
-    expect(rowOf(record)).toEqual({
-      day: '2026-11-23',
-      keyId: 'key',
-      model: 'model',
-      requests: 1,
-      promptTokens: 100,
-      cachedTokens: 64,
-      completionTokens: 20,
-      reasoningTokens: 5,
-    })
-  })
-})
 
 describe('dayOf', () => {
   it('turns at midnight UTC', () => {

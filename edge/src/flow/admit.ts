@@ -1,0 +1,204 @@
+import { LIMITS, requestedMaxTokens, thinkingEnabled } from '#protocol/chat-completions.ts'
+import type { ChatRequest } from '#protocol/chat-completions.ts'
+import { ApiError } from '#protocol/errors.ts'
+import type { Cost } from '../admission/cost.ts'
+import type { RequestSize } from '../admission/estimator.ts'
+import type { AdmitRequest } from '../admission/tenant-admission.ts'
+import type { AppContext, AppDeps } from '../context.ts'
+import { logFailure, overloaded } from '../failures.ts'
+import { tenantObject } from '../objects/stubs.ts'
+import { parseUsd } from '../usd.ts'
+import { acknowledge, admitUnasked, reportsOf } from './lease-book.ts'
+import type { LeaseBook, ScopeEntry } from './lease-book.ts'
+import { refusalError } from './refusals.ts'
+
+/** A request with leave of its tenant's limits and money. */
+export interface Admitted {
+  readonly grantedOutputTokens: number
+  readonly estimate: Cost
+  readonly weight: number
+  /** How it came about: by a lease in hand, by the object, or without it since it is down. */
+  readonly by: 'lease' | 'object' | 'allowance'
+  readonly entry: ScopeEntry
+}
+
+/** DeepSeek's own defaults where a request names no limit: of an answer, and of one with thinking. */
+const OUTPUT_DEFAULT = 8_192
+const OUTPUT_DEFAULT_THINKING = 65_536
+const OUTPUT_DEFAULT_MAX_EFFORT = 131_072
+/** What is spent under leases is told to the object about this often. */
+const REPORT_EVERY_MS = 1_000
+
+/** What of a request counts for its estimate: its bytes, and how long an answer it allows. */
+export function sizeOf(request: ChatRequest, bodyBytes: number): RequestSize {
+  return { bodyBytes, outputTokensMax: requestedMaxTokens(request) ?? outputDefault(request) }
+}
+
+function outputDefault(request: ChatRequest): number {
+  if (!thinkingEnabled(request)) return OUTPUT_DEFAULT
+  const effort = request.reasoning_effort
+  const most = effort === 'max' || effort === 'xhigh' || effort === 'ultra'
+  return Math.min(LIMITS.maxTokens, most ? OUTPUT_DEFAULT_MAX_EFFORT : OUTPUT_DEFAULT_THINKING)
+}
+
+/** `X-Max-Cost`: what the caller pays for this request at most, in dollars. */
+export function maxCostOf(c: AppContext): number | null {
+  const text = c.req.header('x-max-cost')
+  if (text === undefined) return null
+  const pico = parseUsd(text)
+  if (pico === null || pico > BigInt(Number.MAX_SAFE_INTEGER)) {
+    const message = "'X-Max-Cost' must be dollars as a decimal number, for example 0.05."
+    throw new ApiError('invalid_request_error', message, { param: 'x-max-cost' })
+  }
+  return Number(pico)
+}
+
+/** Who asks for what, apart from the chat itself. */
+export interface Asked extends RequestSize {
+  readonly model: string
+  readonly maxCostPico: number | null
+}
+
+/**
+ * Reserves limits and money for one request: out of a lease when there is one, else by a call to
+ * the tenant's object, which may lend one for the next. Throws the refusal.
+ */
+export async function admit(
+  c: AppContext,
+  asked: Asked,
+  book: LeaseBook,
+  deps: AppDeps,
+): Promise<Admitted> {
+  const { tenantId, keyId, access } = c.get('caller')
+  const { model, ...rest } = asked
+  const scope = { projectId: access.projectId, keyId, model }
+  const entry = book.entry(tenantId, scope)
+  const request = { ...rest, requestId: c.get('trace').requestId }
+  const spent = entry.leases.spend(request, deps.now())
+  if (spent !== null) {
+    entry.admitted += 1
+    c.get('trace').limits = entry.news?.limits ?? []
+    c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
+    return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'lease', entry }
+  }
+  return askTenant(c, { entry, request: { ...request, scope }, book, deps })
+}
+
+interface Asking {
+  readonly entry: ScopeEntry
+  readonly request: AdmitRequest
+  readonly book: LeaseBook
+  readonly deps: AppDeps
+}
+
+async function askTenant(c: AppContext, { entry, request, book, deps }: Asking): Promise<Admitted> {
+  const trace = c.get('trace')
+  const askedAtMs = deps.now()
+  const ask = entry.leases.ask(book.newId('lease'), askedAtMs)
+  const answer = await tenantObject(c.env, entry.tenantId)
+    .admit(request, ask, askedAtMs)
+    .catch((cause: unknown) => {
+      logFailure(deps, 'object_unreachable', cause, { request_id: request.requestId })
+      return null
+    })
+  if (answer === null) return admitWithoutObject(c, { entry, request, book, deps })
+  trace.limits = answer.limits
+  if (answer.status === 'refused') {
+    throw refusalError(answer, request.scope.model, deps.random)
+  }
+  const { limits, weight, billing, price, lease, estimate, holdPico } = answer
+  entry.news = { limits, weight, billing, price }
+  if (lease !== null) entry.leases.receive(lease, askedAtMs)
+  entry.leases.count(estimate, holdPico, askedAtMs)
+  entry.admitted += 1
+  if (lease !== null || reportsOf(entry, askedAtMs).length > 0) {
+    c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
+  }
+  return { ...pick(answer), weight, by: 'object', entry }
+}
+
+/** A tenant that pays later is served on, within bounds; one that pays first is not. */
+function admitWithoutObject(c: AppContext, { entry, request, book, deps }: Asking): Admitted {
+  const spent = admitUnasked(entry, request, (prefix) => book.newId(prefix))
+  if (spent === null) {
+    throw overloaded('The service cannot look up this account right now. Try again.', deps.random)
+  }
+  entry.admitted += 1
+  c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
+  return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'allowance', entry }
+}
+
+function pick({
+  grantedOutputTokens,
+  estimate,
+}: Pick<Admitted, 'grantedOutputTokens' | 'estimate'>) {
+  return { grantedOutputTokens, estimate }
+}
+
+/**
+ * Tells the tenant's object what was spent, once a second while there is something to tell, fetches
+ * the next lease, and gives the last one back when the scope has gone idle. One request at a time
+ * does this for its scope; if it is cut short, a later one finds what is left.
+ */
+async function reportSpends(
+  c: AppContext,
+  entry: ScopeEntry,
+  { book, deps }: { readonly book: LeaseBook; readonly deps: AppDeps },
+): Promise<void> {
+  if (Date.now() < entry.reportingUntilMs) return
+  let admittedBefore = -1
+  try {
+    for (;;) {
+      entry.reportingUntilMs = Date.now() + 3 * REPORT_EVERY_MS
+      await scheduler.wait(REPORT_EVERY_MS)
+      if (entry.admitted === admittedBefore) entry.leases.close()
+      const told = await reportNow(c, entry, deps.now())
+      if (entry.admitted === admittedBefore && !told) return
+      if (entry.admitted !== admittedBefore) await refill(c, entry, { book, deps })
+      admittedBefore = entry.admitted
+    }
+  } catch (cause) {
+    logFailure(deps, 'object_unreachable', cause)
+  } finally {
+    entry.reportingUntilMs = 0
+  }
+}
+
+/** Whether there was anything to tell. */
+async function reportNow(c: AppContext, entry: ScopeEntry, nowMs: number): Promise<boolean> {
+  const reports = reportsOf(entry, nowMs)
+  if (reports.length === 0) return false
+  const counted = await tenantObject(c.env, entry.tenantId).reportLeases(reports, nowMs)
+  acknowledge(entry, reports, counted)
+  return true
+}
+
+async function refill(
+  c: AppContext,
+  entry: ScopeEntry,
+  { book, deps }: { readonly book: LeaseBook; readonly deps: AppDeps },
+): Promise<void> {
+  const nowMs = deps.now()
+  if (!entry.leases.wantsRefill(nowMs)) return
+  const ask = entry.leases.ask(book.newId('lease'), nowMs)
+  const lease = await tenantObject(c.env, entry.tenantId).refill(entry.scope, ask, nowMs)
+  if (lease !== null) entry.leases.receive(lease, nowMs)
+}
+
+/** Gives back all that was reserved for a request which no backend has taken. */
+export async function release(
+  c: AppContext,
+  { entry, by }: Admitted,
+  reason: string,
+  deps: AppDeps,
+): Promise<void> {
+  try {
+    // What the object has not heard of it cannot give back.
+    if (by !== 'object') await reportNow(c, entry, deps.now())
+    const tenant = tenantObject(c.env, entry.tenantId)
+    await tenant.release(c.get('trace').requestId, reason, deps.now())
+  } catch (cause) {
+    // The object will find out from the backend that the request was never taken.
+    logFailure(deps, 'object_unreachable', cause)
+  }
+}

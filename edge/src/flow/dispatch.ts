@@ -1,0 +1,196 @@
+import { ApiError } from '#protocol/errors.ts'
+import {
+  DEADLINE_HEADER,
+  GRANTED_OUTPUT_TOKENS_HEADER,
+  PRIORITY_HEADER,
+} from '#protocol/headers.ts'
+import { readWhole } from '../bytes.ts'
+import type { AppContext, AppDeps } from '../context.ts'
+import type { Pool } from '../env.ts'
+import { logFailure } from '../failures.ts'
+import { tenantObject } from '../objects/stubs.ts'
+import { callBackend } from '../upstream/backend.ts'
+import { translateRefusal } from '../upstream/backend-error.ts'
+import { release } from './admit.ts'
+import type { Admitted } from './admit.ts'
+import { refusalError, turnError } from './refusals.ts'
+import { endTurn, takeTurn } from './turn.ts'
+import type { PoolBook } from './turn.ts'
+
+export interface Job {
+  readonly pool: Pool
+  readonly body: Uint8Array
+  readonly streamed: boolean
+  readonly model: string
+  /** Index of the pool's band and with it the engine's priority. */
+  readonly band: Band
+  readonly admitted: Admitted
+  /** Aborts when the client has gone. */
+  readonly signal: AbortSignal
+}
+
+export type Band = 'normal' | 'flex'
+
+const BANDS: Readonly<Record<Band, { readonly index: number; readonly priority: number }>> = {
+  normal: { index: 0, priority: 0 },
+  flex: { index: 2, priority: -5 },
+}
+
+/** A stream is told that it waits; a whole answer's status line is all it has, so it waits less. */
+const QUEUE_STREAM_MS = 30_000
+const QUEUE_WHOLE_MS = 20_000
+/** Clients give up on a whole answer after ten minutes, and would send it again. */
+const WHOLE_ANSWER_MS = 590_000
+/** After waiting this long a key is looked at again before anything is made for it. */
+const RECHECK_AFTER_MS = 400
+const BUSY_PAUSE_MS = 400
+const REFUSAL_BYTES_MAX = 64 * 1024
+
+/** Either the backend's 200, or why there is none; nothing is thrown. */
+export type Dispatched =
+  | { readonly kind: 'answer'; readonly upstream: Response }
+  | { readonly kind: 'failed'; readonly error: ApiError }
+
+export interface DispatchDeps {
+  readonly pools: PoolBook
+  readonly deps: AppDeps
+}
+
+/**
+ * Waits for the request's turn and hands it to the backend. A backend that is busier than its
+ * reports said is tried again until the queue's time is over. What was reserved is given back when
+ * no backend took the request for certain; when that is in doubt, the reservation stays and the
+ * tenant's object asks the backend.
+ */
+export async function dispatch(c: AppContext, job: Job, tools: DispatchDeps): Promise<Dispatched> {
+  const { deps } = tools
+  const untilMs = deps.now() + (job.streamed ? QUEUE_STREAM_MS : QUEUE_WHOLE_MS)
+  const startedAtMs = deps.now()
+  try {
+    for (;;) {
+      const upstream = await attempt(c, job, tools, { startedAtMs, untilMs })
+      if (upstream !== 'busy') return { kind: 'answer', upstream }
+      await scheduler.wait(BUSY_PAUSE_MS * (1 + deps.random()))
+    }
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error
+    return { kind: 'failed', error }
+  }
+}
+
+interface Span {
+  readonly startedAtMs: number
+  readonly untilMs: number
+}
+
+async function attempt(
+  c: AppContext,
+  job: Job,
+  tools: DispatchDeps,
+  { startedAtMs, untilMs }: Span,
+): Promise<Response | 'busy'> {
+  const { deps } = tools
+  const trace = c.get('trace')
+  const managed = await waitForTurn(c, job, tools, untilMs)
+  const calledAtMs = deps.now()
+  trace.addPhase('queue', calledAtMs - startedAtMs)
+  if (calledAtMs - startedAtMs >= RECHECK_AFTER_MS) await recheckKey(c, job, tools)
+  const upstream = await callBackend(
+    {
+      pool: job.pool,
+      path: '/v1/chat/completions',
+      requestId: trace.requestId,
+      caller: c.get('caller'),
+      headers: headersOf(job, calledAtMs - startedAtMs),
+      signal: job.signal,
+      body: job.body,
+    },
+    c.get('settings'),
+    deps,
+  ).catch(async (error: unknown) => {
+    await endTurn(c, job.pool, trace.requestId)
+    throw error
+  })
+  trace.addPhase('backend', deps.now() - calledAtMs)
+  if (upstream.status === 200) return upstream
+  await endTurn(c, job.pool, trace.requestId)
+  const error = await refusalOf(upstream, trace.requestId, deps)
+  // Where nothing is reported nothing is shared out: whoever is full there says so to the client.
+  const busy = managed && error.code === 'server_is_overloaded'
+  if (busy && !job.signal.aborted && deps.now() + BUSY_PAUSE_MS < untilMs) return 'busy'
+  await release(c, job.admitted, error.code, deps)
+  throw error
+}
+
+/** Whether the pool shares out what its backends report. */
+async function waitForTurn(
+  c: AppContext,
+  job: Job,
+  tools: DispatchDeps,
+  untilMs: number,
+): Promise<boolean> {
+  const { deps } = tools
+  const { estimate, weight } = job.admitted
+  const id = c.get('trace').requestId
+  const turn = takeTurn(
+    c,
+    job.pool,
+    {
+      id,
+      tenantId: c.get('caller').tenantId,
+      weight,
+      band: BANDS[job.band].index,
+      tokens: estimate.inputTokens + estimate.outputTokens,
+      waitMs: Math.max(0, untilMs - deps.now()),
+    },
+    tools,
+  )
+  const answer = await Promise.race([turn, aborted(job.signal)])
+  if (answer !== 'aborted' && answer.status === 'granted') return answer.managed
+  await endTurn(c, job.pool, id)
+  const reason = answer === 'aborted' ? 'timeout' : answer.reason
+  await release(c, job.admitted, answer === 'aborted' ? 'client_gone' : reason, deps)
+  throw turnError(reason, deps.random)
+}
+
+function aborted(signal: AbortSignal): Promise<'aborted'> {
+  if (signal.aborted) return Promise.resolve('aborted')
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve('aborted'), { once: true })
+  })
+}
+
+/** A key that was revoked while its request waited starts nothing any more. */
+async function recheckKey(c: AppContext, job: Job, { deps }: DispatchDeps): Promise<void> {
+  const { tenantId, keyId } = c.get('caller')
+  const status = await tenantObject(c.env, tenantId)
+    .keyStatus(keyId, deps.now())
+    .catch(() => 'unreachable' as const)
+  if (status === 'valid' || (status === 'unreachable' && job.admitted.by === 'allowance')) return
+  await endTurn(c, job.pool, c.get('trace').requestId)
+  await release(c, job.admitted, 'key', deps)
+  const refused = { status: 'refused', limits: [], binding: null, retryAfterMs: null } as const
+  throw status === 'unreachable'
+    ? turnError('timeout', deps.random)
+    : refusalError({ ...refused, reason: 'key' }, job.model, deps.random)
+}
+
+function headersOf(job: Job, waitedMs: number): Record<string, string> {
+  return {
+    [GRANTED_OUTPUT_TOKENS_HEADER]: String(job.admitted.grantedOutputTokens),
+    [PRIORITY_HEADER]: String(BANDS[job.band].priority),
+    ...(job.streamed ? {} : { [DEADLINE_HEADER]: String(WHOLE_ANSWER_MS - waitedMs) }),
+  }
+}
+
+async function refusalOf(upstream: Response, requestId: string, deps: AppDeps): Promise<ApiError> {
+  const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
+  const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
+  const { status, headers } = upstream
+  const error = translateRefusal({ status, headers, text }, deps.random)
+  if (error.code === 'internal_server_error') {
+    const event = status === 401 ? 'backend_refused_token' : 'backend_answer_invalid'
+    logFailure(deps, event, null, { request_id: requestId, status })
+  }
+  return error
+}

@@ -1,0 +1,129 @@
+import { randomLetters } from '../bytes.ts'
+import type { RandomBytes } from '../bytes.ts'
+import { estimateCost, estimatesOf, NEW_ESTIMATOR } from '../admission/estimator.ts'
+import type { Scope } from '../admission/limits.ts'
+import { planMoney } from '../admission/money.ts'
+import { ScopeLeases } from '../admission/scope-leases.ts'
+import type { AdmitRequest, LeaseReport, Spend } from '../admission/tenant-admission.ts'
+import type { LimitState } from '../admission/tenant-capacity.ts'
+import type { Price } from '../admission/prices.ts'
+
+const SCOPES_MAX = 10_000
+const ID_LETTERS = 24
+/** While a postpaid tenant's object is down: so many requests of one scope at an isolate. */
+const ALLOWANCE = 20
+
+/** What the tenant's object said last of a scope. */
+export interface ScopeNews {
+  readonly limits: readonly LimitState[]
+  readonly weight: number
+  readonly billing: 'prepaid' | 'postpaid'
+  readonly price: Price
+}
+
+/** One (tenant, project, key, model) at this isolate. */
+export interface ScopeEntry {
+  readonly tenantId: string
+  readonly scope: Scope
+  readonly leases: ScopeLeases
+  news: ScopeNews | null
+  /** Requests let through while the object was down, until it has heard of them. */
+  unreported: Omit<Spend, 'agoMs'>[]
+  unreportedLeaseId: string
+  /** Until when somebody is on the way to the object with reports; if cut short, another goes. */
+  reportingUntilMs: number
+  /** Requests let in so far, to see whether the scope has gone idle. */
+  admitted: number
+}
+
+/** The leases of this isolate. Values are shared between requests, promises never. */
+export class LeaseBook {
+  readonly #randomBytes: RandomBytes
+  readonly #entries = new Map<string, ScopeEntry>()
+  /** Drawn at the first use: an isolate has no randomness while it starts. */
+  #isolateId = ''
+
+  constructor(randomBytes: RandomBytes) {
+    this.#randomBytes = randomBytes
+  }
+
+  entry(tenantId: string, scope: Scope): ScopeEntry {
+    const id = JSON.stringify([scope.keyId, scope.projectId, scope.model])
+    const known = this.#entries.get(id)
+    this.#entries.delete(id)
+    const entry = known ?? this.#newEntry(tenantId, scope)
+    this.#entries.set(id, entry)
+    if (this.#entries.size > SCOPES_MAX) {
+      const [oldest] = this.#entries.keys()
+      if (oldest !== undefined) this.#entries.delete(oldest)
+    }
+    return entry
+  }
+
+  newId(prefix: string): string {
+    return `${prefix}_${randomLetters(ID_LETTERS, this.#randomBytes)}`
+  }
+
+  #newEntry(tenantId: string, scope: Scope): ScopeEntry {
+    if (this.#isolateId === '') this.#isolateId = this.newId('iso')
+    return {
+      tenantId,
+      scope,
+      leases: new ScopeLeases(this.#isolateId),
+      news: null,
+      unreported: [],
+      unreportedLeaseId: '',
+      reportingUntilMs: 0,
+      admitted: 0,
+    }
+  }
+}
+
+/**
+ * Lets a request of a postpaid tenant through though its object cannot be asked, up to a small
+ * number a scope; what was let through is told the object as soon as it answers. Null: not this one.
+ */
+export function admitUnasked(
+  entry: ScopeEntry,
+  request: Omit<AdmitRequest, 'scope'>,
+  newId: (prefix: string) => string,
+): Omit<Spend, 'agoMs'> | null {
+  const { news } = entry
+  if (news === null || news.billing !== 'postpaid') return null
+  if (entry.unreported.length >= ALLOWANCE) return null
+  const estimate = estimateCost(estimatesOf(NEW_ESTIMATOR), request)
+  const wanted = { ...request, estimate, prices: news.price, billing: news.billing }
+  const money = planMoney(wanted, BigInt(Number.MAX_SAFE_INTEGER))
+  if (money === null) return null
+  const { requestId, bodyBytes, outputTokensMax } = request
+  const spend = { requestId, bodyBytes, outputTokensMax, estimate, ...money }
+  if (entry.unreported.length === 0) entry.unreportedLeaseId = newId('open')
+  entry.unreported = [...entry.unreported, spend]
+  return spend
+}
+
+/** Everything an entry's object has to hear of, the outage's requests first. */
+export function reportsOf(entry: ScopeEntry, nowMs: number): readonly LeaseReport[] {
+  const { news, unreported, scope } = entry
+  const reports = entry.leases.reports(nowMs)
+  if (unreported.length === 0 || news === null) return reports
+  const lease = { leaseId: entry.unreportedLeaseId, scope, price: news.price }
+  const spends = unreported.map((spend) => ({ ...spend, agoMs: 0 }))
+  return [{ lease, first: 0, spends, closes: true }, ...reports]
+}
+
+/** The object has heard all of `reports`; `counted` is its answer, one number a report. */
+export function acknowledge(
+  entry: ScopeEntry,
+  reports: readonly LeaseReport[],
+  counted: readonly number[],
+): void {
+  for (const [index, { lease, spends }] of reports.entries()) {
+    if (lease.leaseId === entry.unreportedLeaseId) {
+      entry.unreported = entry.unreported.slice(spends.length)
+      if (entry.unreported.length > 0) entry.unreportedLeaseId = `${lease.leaseId}+`
+    } else {
+      entry.leases.acknowledge(lease.leaseId, counted[index] ?? 0)
+    }
+  }
+}

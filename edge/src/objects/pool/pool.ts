@@ -1,0 +1,202 @@
+import { DurableObject } from 'cloudflare:workers'
+import { parseCapacityReport } from '#protocol/capacity-report.ts'
+import type { CapacityReport, ReporterClaims, ReportReply } from '#protocol/capacity-report.ts'
+import type { Waiter } from '../../admission/fair-queue.ts'
+import { DEFAULT_POOL_POLICY, PoolAdmission } from '../../admission/pool-admission.ts'
+import type { Env } from '../../env.ts'
+import { tenantObject } from '../stubs.ts'
+import { RunningRequests } from './running-requests.ts'
+
+export interface TurnRequest extends Omit<Waiter, 'deadlineMs'> {
+  readonly waitMs: number
+}
+
+export type TurnRefusal = 'full' | 'too_large' | 'no_backend' | 'timeout'
+
+export type Turn =
+  | {
+      readonly status: 'granted'
+      /** False: no backend of this pool has ever reported, so nothing is known to share out. */
+      readonly managed: boolean
+    }
+  | { readonly status: 'refused'; readonly reason: TurnRefusal }
+
+export interface PoolView {
+  readonly managed: boolean
+  readonly backends: readonly CapacityReport[]
+  readonly waiters: number
+  readonly waitingTokens: number
+}
+
+/** Set by the Worker, which has checked the token; nothing but the Worker reaches an object. */
+export const REPORTER_HEADER = 'x-sluice-reporter'
+
+/** Without a connected backend: how long a request waits for one to come back. */
+const NO_BACKEND_WAIT_MS = 2_000
+/** Without a connected backend: how many requests at a time are let through to find out. */
+const PROBES_MAX = 4
+const PROBE_TTL_MS = 10_000
+/** The time of the last grant is kept to this. */
+const GRANTED_AT_STEP_MS = 1_000
+const MANAGED = 'managed'
+const GRANTED_AT = 'granted_at_ms'
+const GRANTED: Turn = { status: 'granted', managed: true }
+
+/**
+ * One pool's live capacity and the queue for it. Waiters are open calls and reports come several
+ * times a second, so the state is in memory; a new object grants nothing until what the old one
+ * granted must have shown in a report. A pool whose backends do not report grants everything.
+ */
+export class Pool extends DurableObject<Env> {
+  readonly #waiting = new Map<string, (turn: Turn) => void>()
+  readonly #running = new RunningRequests()
+  readonly #reports = new Map<string, CapacityReport>()
+  readonly #probes = new Map<string, number>()
+  #admission = new PoolAdmission(DEFAULT_POOL_POLICY)
+  #managed = false
+  #grantedAtMs = 0
+  #tick: ReturnType<typeof setTimeout> | null = null
+
+  constructor(ctx: DurableObjectState, env: Env) {
+    super(ctx, env)
+    void ctx.blockConcurrencyWhile(async () => {
+      this.#managed = (await ctx.storage.get<boolean>(MANAGED)) ?? false
+      const grantedAtMs = (await ctx.storage.get<number>(GRANTED_AT)) ?? 0
+      const quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + DEFAULT_POOL_POLICY.grantTtlMs
+      this.#admission = new PoolAdmission(DEFAULT_POOL_POLICY, quietUntilMs)
+    })
+  }
+
+  /** A backend's WebSocket; the Worker has checked who it is. */
+  override async fetch(request: Request): Promise<Response> {
+    const claims = JSON.parse(request.headers.get(REPORTER_HEADER) ?? '') as ReporterClaims
+    const { 0: client, 1: server } = new WebSocketPair()
+    const earlier = this.ctx.getWebSockets(claims.backendId)
+    this.ctx.acceptWebSocket(server, [claims.backendId])
+    server.serializeAttachment(claims)
+    for (const socket of earlier) socket.close(1000, 'replaced')
+    return new Response(null, { status: 101, webSocket: client })
+  }
+
+  override async webSocketMessage(socket: WebSocket, message: string | ArrayBuffer): Promise<void> {
+    const claims = socket.deserializeAttachment() as ReporterClaims
+    const report = typeof message === 'string' ? parseCapacityReport(message, claims) : null
+    if (report === null) return
+    if (!this.#managed) {
+      this.#managed = true
+      await this.ctx.storage.put(MANAGED, true)
+    }
+    const nowMs = Date.now()
+    if (this.#admission.report(report, nowMs)) {
+      this.#reports.set(report.backendId, report)
+      this.#dispatch(nowMs)
+      this.ctx.waitUntil(this.#tellTenants(report, nowMs))
+    }
+    socket.send(JSON.stringify({ kind: 'ack', seq: report.seq } satisfies ReportReply))
+  }
+
+  override async webSocketClose(socket: WebSocket): Promise<void> {
+    this.#disconnected(socket)
+  }
+
+  override async webSocketError(socket: WebSocket): Promise<void> {
+    this.#disconnected(socket)
+  }
+
+  /** Resolves when it is the request's turn, or when it will not be. */
+  async acquire(request: TurnRequest): Promise<Turn> {
+    if (!this.#managed) return { status: 'granted', managed: false }
+    const nowMs = Date.now()
+    const { waitMs, ...waiter } = request
+    this.#running.add(waiter.id, waiter.tenantId, nowMs)
+    if (this.#reports.size === 0 && this.#mayProbe(waiter.id, nowMs)) return GRANTED
+    const wait = this.#reports.size === 0 ? Math.min(waitMs, NO_BACKEND_WAIT_MS) : waitMs
+    const answer = this.#admission.request({ ...waiter, deadlineMs: nowMs + wait }, nowMs)
+    if (answer.status === 'granted') this.#noteGrant(nowMs)
+    if (answer.status === 'granted') return GRANTED
+    if (answer.status === 'refused') return this.#refuse(waiter.id, answer.reason)
+    return new Promise((resolve) => {
+      this.#waiting.set(waiter.id, resolve)
+      this.#schedule(nowMs)
+    })
+  }
+
+  /** Whoever waited has gone, was not dispatched after all, or has ended. */
+  finish(requestId: string): void {
+    this.#admission.cancel(requestId)
+    this.#admission.finish(requestId)
+    this.#answer(requestId, this.#refuse(requestId, 'timeout'))
+    this.#probes.delete(requestId)
+    this.#running.delete(requestId)
+    this.#dispatch(Date.now())
+  }
+
+  view(): PoolView {
+    const { waiters, tokens } = this.#admission.waiting
+    const backends = [...this.#reports.values()].map((report) => ({ ...report, progress: [] }))
+    return { managed: this.#managed, backends, waiters, waitingTokens: tokens }
+  }
+
+  #disconnected(socket: WebSocket): void {
+    const { backendId, incarnation } = socket.deserializeAttachment() as ReporterClaims
+    const replaced = this.ctx.getWebSockets(backendId).some((other) => other !== socket)
+    if (replaced || this.#reports.get(backendId)?.incarnation !== incarnation) return
+    this.#reports.delete(backendId)
+    this.#admission.forget(backendId)
+  }
+
+  #mayProbe(requestId: string, nowMs: number): boolean {
+    for (const [id, untilMs] of this.#probes) if (nowMs >= untilMs) this.#probes.delete(id)
+    if (this.#probes.size >= PROBES_MAX) return false
+    this.#probes.set(requestId, nowMs + PROBE_TTL_MS)
+    return true
+  }
+
+  #refuse(requestId: string, reason: TurnRefusal): Turn {
+    this.#running.delete(requestId)
+    return { status: 'refused', reason }
+  }
+
+  #answer(requestId: string, turn: Turn): void {
+    this.#waiting.get(requestId)?.(turn)
+    this.#waiting.delete(requestId)
+  }
+
+  #dispatch(nowMs: number): void {
+    const reason = this.#reports.size === 0 ? 'no_backend' : 'timeout'
+    for (const { id } of this.#admission.expire(nowMs)) this.#answer(id, this.#refuse(id, reason))
+    const grants = this.#admission.dispatch(nowMs)
+    if (grants.length > 0) this.#noteGrant(nowMs)
+    for (const { requestId } of grants) this.#answer(requestId, GRANTED)
+    this.#schedule(nowMs)
+  }
+
+  #schedule(nowMs: number): void {
+    const atMs = this.#admission.nextTickMs(nowMs)
+    if (atMs === null || this.#tick !== null) return
+    this.#tick = setTimeout(
+      () => {
+        this.#tick = null
+        this.#dispatch(Date.now())
+      },
+      Math.max(1, atMs - nowMs),
+    )
+  }
+
+  /** Unconfirmed: a crash that loses it has also ended the connections that were granted. */
+  #noteGrant(nowMs: number): void {
+    if (nowMs - this.#grantedAtMs < GRANTED_AT_STEP_MS) return
+    this.#grantedAtMs = nowMs
+    void this.ctx.storage.put(GRANTED_AT, nowMs, { allowUnconfirmed: true })
+  }
+
+  /** Best effort: a tenant that cannot be told now is told with the next step, or by the record. */
+  async #tellTenants(report: CapacityReport, nowMs: number): Promise<void> {
+    const news = this.#running.news(report.progress, nowMs)
+    await Promise.allSettled(
+      [...news].map(([tenantId, updates]) =>
+        tenantObject(this.env, tenantId).progress(updates, nowMs),
+      ),
+    )
+  }
+}

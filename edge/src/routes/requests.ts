@@ -1,0 +1,88 @@
+import { Hono } from 'hono'
+import { ApiError } from '#protocol/errors.ts'
+import { requestStatusSchema } from '#protocol/request-status.ts'
+import type { RequestStatus } from '#protocol/request-status.ts'
+import { readWhole } from '../bytes.ts'
+import type { AppContext, AppDeps, AppEnv } from '../context.ts'
+import type { Pool } from '../env.ts'
+import { reachObject, refuseMethod } from '../failures.ts'
+import { requireScope } from '../middleware/authenticate.ts'
+import { tenantObject } from '../objects/stubs.ts'
+import { callBackend } from '../upstream/backend.ts'
+import { viewLimitState } from './limits.ts'
+
+const REQUEST_ID = /^req_[a-z2-7]{24}$/
+const STATUS_BYTES_MAX = 64 * 1024
+
+/** One request of the key's own tenant: how it is doing, and why it was let in or not. */
+export function requests(deps: AppDeps): Hono<AppEnv> {
+  const routes = new Hono<AppEnv>()
+  for (const base of ['/requests/:id', '/v1/requests/:id']) {
+    routes.get(base, requireScope('requests'), async (c) => c.json(await showStatus(c, deps)))
+    routes.all(base, refuseMethod('GET, HEAD'))
+    routes.get(`${base}/admission`, requireScope('requests'), async (c) =>
+      c.json(await showAdmission(c, deps)),
+    )
+    routes.all(`${base}/admission`, refuseMethod('GET, HEAD'))
+  }
+  return routes
+}
+
+/** Asks the pools in turn: a backend knows a request only for the tenant that sent it. */
+async function showStatus(c: AppContext, deps: AppDeps): Promise<RequestStatus> {
+  const id = idParam(c)
+  for (const pool of c.get('settings').pools) {
+    const status = await statusAt(c, pool, id, deps)
+    if (status !== null) return status
+  }
+  throw noSuchRequest()
+}
+
+async function statusAt(
+  c: AppContext,
+  pool: Pool,
+  id: string,
+  deps: AppDeps,
+): Promise<RequestStatus | null> {
+  const call = {
+    pool,
+    path: `/v1/requests/${id}`,
+    requestId: c.get('trace').requestId,
+    caller: c.get('caller'),
+    signal: c.req.raw.signal,
+    body: null,
+  }
+  const response = await callBackend(call, c.get('settings'), deps)
+  const bytes = await readWhole(response.body, STATUS_BYTES_MAX)
+  if (response.status !== 200 || bytes === null) return null
+  const parsed = requestStatusSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)))
+  return parsed.success ? parsed.data : null
+}
+
+async function showAdmission(c: AppContext, deps: AppDeps) {
+  const id = idParam(c)
+  const tenant = tenantObject(c.env, c.get('caller').tenantId)
+  const decision = await reachObject(tenant.decision(id), deps)
+  if (decision === null) throw noSuchRequest()
+  return {
+    object: 'request.admission',
+    id,
+    decided_at_ms: decision.atMs,
+    model: decision.model,
+    outcome: decision.outcome,
+    reason: decision.reason,
+    binding: decision.binding === null ? null : viewLimitState(decision.binding),
+    retry_after_ms: decision.retryAfterMs,
+    limits: decision.limits.map(viewLimitState),
+  }
+}
+
+function idParam(c: AppContext): string {
+  const id = c.req.param('id') ?? ''
+  if (!REQUEST_ID.test(id)) throw noSuchRequest()
+  return id
+}
+
+function noSuchRequest(): ApiError {
+  return new ApiError('not_found', 'There is no such request.', { param: 'id' })
+}
