@@ -91,3 +91,24 @@ export const narrowInputs: Numerics = {
     fp4: { as: 'integers', run: 32, unit: 1.0001 / 254 },
   },
 }
+
+/**
+ * CUDA: linears on tensor cores, whose additions may be cut where fp32 rounds, in eight slices of the
+ * columns (of 16,384 at most); everything else in fp32, a thread's own terms one after the other.
+ * Inputs that are not rounded to FP8 meet weights as bfloat16, but for fp32 weights.
+ */
+export const cudaNumerics: Numerics = {
+  products: { unit: 2 * float32Unit, run: 2048 },
+  scores: { unit: float32Unit, run: 512 },
+  rows: { unit: float32Unit, run: 256 },
+  step: float32Unit,
+  elementary: 2 ** -22,
+  inputs: {
+    f32: asGiven,
+    bf16: { as: 'bfloat16' },
+    f8e4m3: { as: 'bfloat16' },
+    fp4: { as: 'bfloat16' },
+  },
+  queries: asGiven,
+  probabilities: 0,
+}
