@@ -52,6 +52,7 @@ describe('parseConfig', () => {
         contextTokensMax: null,
         cacheTokens: 4_194_304,
         prefixesMax: 64,
+        draftsMax: 1,
         spoolRecordsMax: 100_000,
         resumeUnitsPerStreamMax: 4_194_304,
         resumeUnitsMax: 268_435_456,

@@ -35,6 +35,8 @@ export interface Limits {
   readonly cacheTokens: number
   /** Beginnings of texts kept in it for prompts to come. */
   readonly prefixesMax: number
+  /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
+  readonly draftsMax: number
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
   readonly spoolRecordsMax: number
   /** Text kept for resuming one stream, and of all ended streams together, in UTF-16 units. */
@@ -121,6 +123,7 @@ const environmentSchema = z.object({
     `must be a multiple of ${pageTokens}`,
   ),
   SLUICE_MAX_PREFIXES: whole(64, 0, 65_536),
+  SLUICE_SPECULATION: whole(1, 0, 8),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
   SLUICE_MAX_STREAM_BUFFER: whole(4 * 2 ** 20, 1024),
   SLUICE_MAX_STREAM_BUFFERS: whole(256 * 2 ** 20, 1024),
@@ -198,6 +201,7 @@ function limitsOf(read: Environment): Limits {
     contextTokensMax: contextTokensMax === 0 ? null : contextTokensMax,
     cacheTokens: read.SLUICE_CACHE_TOKENS,
     prefixesMax: read.SLUICE_MAX_PREFIXES,
+    draftsMax: read.SLUICE_SPECULATION,
     spoolRecordsMax: read.SLUICE_MAX_SPOOL_RECORDS,
     resumeUnitsPerStreamMax: read.SLUICE_MAX_STREAM_BUFFER,
     resumeUnitsMax: read.SLUICE_MAX_STREAM_BUFFERS,

@@ -94,6 +94,7 @@ beforeEach(async () => {
         contextTokensMax: null,
         cacheTokens: 4096,
         prefixesMax: 4,
+        draftsMax: 1,
         spoolRecordsMax: 10,
         resumeUnitsPerStreamMax: 2000,
         resumeUnitsMax: 5000,

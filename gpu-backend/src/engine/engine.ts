@@ -12,6 +12,13 @@ import {
   type SchedulerLimits,
   type StepPlan,
 } from './scheduler.ts'
+import {
+  type Draw,
+  drawWhileRight,
+  type FollowedStep,
+  type Guesses,
+  type Speculation,
+} from './speculation.ts'
 
 /** The part of a model that generating text needs. */
 export type EngineModel = Pick<
@@ -24,6 +31,8 @@ export type EngineModel = Pick<
 export interface EngineOptions {
   readonly model: EngineModel
   readonly limits: SchedulerLimits
+  /** Guesses tokens ahead, over the same model; absent: every token takes a step. */
+  readonly speculation?: Speculation | null
   /** Draws a seed for each request that brings none. */
   readonly random: Random
   /** Unix time in milliseconds and fractions of them; never goes back. */
@@ -46,6 +55,7 @@ interface Generation {
   readonly pageKeys: PageKeys | null
   /** Prompt and answer so far. */
   readonly tokens: TokenList
+  readonly guesses: Guesses | null
   /** null until the request has a place in the running set, and while it is preempted. */
   sequence: Sequence | null
   generated: number
@@ -54,6 +64,8 @@ interface Generation {
 /** What a step did to one request, beside computing it. */
 interface Drawn {
   readonly generation: Generation
+  /** Guesses that were right, of those the step had. */
+  readonly right: number
   readonly ended: EndReason | null
 }
 
@@ -164,6 +176,7 @@ export class Engine {
       sampler: createSampler({ sampling, seed, topLogprobs, constraint: null }),
       pageKeys,
       tokens: new TokenList(prompt),
+      guesses: this.#options.speculation?.open() ?? null,
       sequence: null,
       generated: 0,
     }
@@ -202,6 +215,7 @@ export class Engine {
     generation.sequence = this.#model.createSequence(
       from === undefined ? { maxTokens } : { maxTokens, from },
     )
+    generation.guesses?.place(from)
     if (again) return
     if (generation.pageKeys !== null) this.#totals.prefixQueriesTotal += 1
     if (prefix !== null) this.#totals.prefixHitsTotal += 1
@@ -211,32 +225,62 @@ export class Engine {
 
   #run(segments: readonly ScheduledSegment[]): void {
     const rows = this.#model.forward(segments.map(this.#toSegment))
-    const sampling = segments.filter(({ samples }) => samples)
-    assert.equal(rows.length, sampling.length, 'one row of logits for each token to sample')
-    const drawn = sampling.map(({ id }, index) => {
-      const row = rows[index]
-      assert(row !== undefined)
-      return this.#draw(this.#generation(id), row)
-    })
-    for (const { id, key, dropped } of this.#scheduler.commit()) {
+    const drawn = this.#drawAll(segments, rows)
+    // Before anything is kept: a prefix has the draft block's state too.
+    this.#guess(segments, drawn)
+    const right = new Map([...drawn].map(([id, draws]) => [id, draws.right]))
+    for (const { id, key, dropped } of this.#scheduler.commit(right)) {
       this.#drop(dropped)
       this.#keep(this.#generation(id), key)
     }
-    for (const { generation, ended } of drawn) if (ended !== null) this.#finish(generation, ended)
-  }
-
-  readonly #toSegment = ({ id, offset, count, samples }: ScheduledSegment): Segment => {
-    const { sequence, tokens } = this.#generation(id)
-    assert(sequence?.length === offset, `sequence ${id} continues where it was`)
-    return {
-      sequence,
-      tokens: tokens.slice(offset, offset + count),
-      logits: samples ? 'last' : 'none',
+    for (const [id, { generation, ended }] of drawn) {
+      if (ended !== null) this.#finish(generation, ended)
+      else this.#scheduler.offerDrafts(id, generation.guesses?.tokens.length ?? 0)
     }
   }
 
+  readonly #toSegment = (segment: ScheduledSegment): Segment => {
+    const { id, offset, count, drafts, samples } = segment
+    const { sequence, tokens, guesses } = this.#generation(id)
+    assert(sequence?.length === offset, `sequence ${id} continues where it was`)
+    const known = tokens.slice(offset, offset + count - drafts)
+    if (drafts === 0) return { sequence, tokens: known, logits: samples ? 'last' : 'none' }
+    assert(samples && known.length === 1 && guesses !== null, 'guesses follow the latest token')
+    const guessed = guesses.tokens.slice(0, drafts)
+    return { sequence, tokens: Int32Array.of(...known, ...guessed), logits: 'all' }
+  }
+
+  /** Draws for every segment that samples: a row each, and one for each guess in it. */
+  #drawAll(
+    segments: readonly ScheduledSegment[],
+    rows: readonly Float32Array[],
+  ): ReadonlyMap<number, Drawn> {
+    const drawn = new Map<number, Drawn>()
+    let at = 0
+    for (const { id, drafts, samples } of segments) {
+      if (!samples) continue
+      const own = rows.slice(at, at + 1 + drafts)
+      at += own.length
+      drawn.set(id, this.#drawFor(this.#generation(id), own))
+    }
+    assert.equal(rows.length, at, 'one row of logits for each token that may be drawn')
+    return drawn
+  }
+
+  #drawFor(generation: Generation, rows: readonly Float32Array[]): Drawn {
+    const { sequence, guesses } = generation
+    assert(sequence !== null, 'what is drawn for is in the cache')
+    const guessed = guesses?.tokens.slice(0, rows.length - 1) ?? []
+    const { right, ended } = drawWhileRight(rows, guessed, (row) => this.#draw(generation, row))
+    this.#options.speculation?.takeBack(sequence, guessed.length - right)
+    guesses?.note(guessed.length, right)
+    this.#totals.draftedTokensTotal += guessed.length
+    this.#totals.acceptedTokensTotal += right
+    return { generation, right, ended }
+  }
+
   /** The one place where a token is chosen. */
-  #draw(generation: Generation, logits: Float32Array): Drawn {
+  #draw(generation: Generation, logits: Float32Array): Draw<EndReason> {
     const { id, outputTokensMax } = generation.request
     const { token, logprobs } = generation.sampler.next(logits)
     generation.tokens.push(token)
@@ -244,8 +288,23 @@ export class Engine {
     generation.generated += 1
     this.#totals.generatedTokensTotal += 1
     this.#events.push({ kind: 'token', id, token, logprobs })
-    if (token === this.#model.shape.eosTokenId) return { generation, ended: 'stop' }
-    return { generation, ended: generation.generated >= outputTokensMax ? 'length' : null }
+    if (token === this.#model.shape.eosTokenId) return { token, ended: 'stop' }
+    return { token, ended: generation.generated >= outputTokensMax ? 'length' : null }
+  }
+
+  /** Has the draft block see the step, and guess where another token may follow the next one. */
+  #guess(segments: readonly ScheduledSegment[], drawn: ReadonlyMap<number, Drawn>): void {
+    const steps: FollowedStep[] = []
+    for (const { id, offset } of segments) {
+      const { request, sequence, tokens, guesses, generated } = this.#generation(id)
+      if (sequence === null || guesses === null) continue
+      const draws = drawn.get(id)
+      const goesOn = draws !== undefined && draws.ended === null
+      const wanted = goesOn ? request.outputTokensMax - generated - 1 : 0
+      const next = tokens.slice(offset + 1, sequence.length + 1)
+      steps.push({ sequence, guesses, next, wanted })
+    }
+    this.#options.speculation?.follow(steps)
   }
 
   #keep({ sequence }: Generation, key: string): void {

@@ -19,6 +19,8 @@ export interface EngineSettings {
   readonly cacheTokens: number
   /** Beginnings of texts kept in it for prompts to come. */
   readonly prefixesMax: number
+  /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
+  readonly draftsMax: number
 }
 
 export interface GenerationRequest {

@@ -14,7 +14,12 @@ function rowOf(token: number): Float32Array {
 class CountingHead {
   readonly drafts = true
   readonly rollbackMax = 3
+  readonly lengths: number[] = []
   readonly calls: { readonly after: string; readonly tokens: readonly number[] }[][] = []
+
+  rollback(_sequence: Sequence, length: number): void {
+    this.lengths.push(length)
+  }
 
   draft(segments: readonly DraftSegment[]): readonly Float32Array[] {
     this.calls.push(segments.map(({ after, tokens }) => ({ after, tokens: [...tokens] })))
@@ -44,12 +49,13 @@ describe('drawing while guesses are right', () => {
   function drawing(tokens: readonly number[], guesses: readonly number[]) {
     const rows = Array.from({ length: guesses.length + 1 }, (_, row) => rowOf(row))
     const seen: number[] = []
-    const right = drawWhileRight(rows, guesses, (row) => {
+    const { right, ended } = drawWhileRight(rows, guesses, (row) => {
       const token = tokens[seen.length]
       assert(token !== undefined, 'no row is drawn from that is not wanted')
       seen.push(row.indexOf(1))
-      return { token, ended: token === 1 }
+      return { token, ended: token === 1 ? 'stop' : null }
     })
+    expect(ended).toBe(tokens.at(-1) === 1 ? 'stop' : null)
     return { right, rows: seen }
   }
 
@@ -148,6 +154,15 @@ describe('Speculation', () => {
     speculation.follow([step])
     step.guesses.place(undefined)
     expect(step.guesses.tokens).toEqual([])
+  })
+
+  it('takes wrong guesses back, and leaves right ones alone', () => {
+    const head = new CountingHead()
+    const speculation = new Speculation(head, 3)
+    const { sequence } = stepOf(speculation, [1, 2, 3, 4, 5], 0)
+    speculation.takeBack(sequence, 2)
+    speculation.takeBack(sequence, 0)
+    expect(head.lengths).toEqual([3])
   })
 
   it('refuses to guess more than can be taken back', () => {

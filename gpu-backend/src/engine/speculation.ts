@@ -7,7 +7,7 @@ import type { CachedPrefix, DraftSegment, Model, Sequence } from '../model/model
 // taken back. So a text depends on guesses in nothing but the number of steps it takes.
 
 /** The part of a model that guessing needs. */
-export type GuessingModel = Pick<Model, 'draft' | 'drafts' | 'rollbackMax'>
+export type GuessingModel = Pick<Model, 'draft' | 'drafts' | 'rollback' | 'rollbackMax'>
 
 /**
  * How much the latest guess counts in a rate: some sixteen are remembered. A head that is right six
@@ -121,6 +121,11 @@ export class Speculation {
     return new Guesses(this.#draftsMax)
   }
 
+  /** Forgets the latest `wrong` tokens of a sequence. */
+  takeBack(sequence: Sequence, wrong: number): void {
+    if (wrong > 0) this.#model.rollback(sequence, sequence.length - wrong)
+  }
+
   /** Shows the draft block the step that has just run, and has it guess what comes next. */
   follow(steps: readonly FollowedStep[]): void {
     const followed = steps.filter(({ guesses }) => guesses.following)
@@ -151,19 +156,26 @@ export class Speculation {
   }
 }
 
+/** A token drawn, and what of the text's end it means. */
+export interface Draw<Ended> {
+  readonly token: number
+  readonly ended: Ended | null
+}
+
 /**
  * Draws from one row after the other as long as each draw is what was guessed: `rows` has one more
- * than `guesses`. Gives how many guesses were right. A draw that ends the text ends it here too.
+ * than `guesses`. Gives how many guesses were right, and whether the last draw ends the text, which
+ * ends the drawing too.
  */
-export function drawWhileRight(
+export function drawWhileRight<Ended>(
   rows: readonly Float32Array[],
   guesses: readonly number[],
-  draw: (row: Float32Array) => { readonly token: number; readonly ended: boolean },
-): number {
+  draw: (row: Float32Array) => Draw<Ended>,
+): { readonly right: number; readonly ended: Ended | null } {
   assert.equal(rows.length, guesses.length + 1, 'a row for each guess, and one before them')
-  for (const [index, row] of rows.entries()) {
+  for (const [right, row] of rows.entries()) {
     const { token, ended } = draw(row)
-    if (ended || token !== guesses[index]) return index
+    if (ended !== null || token !== guesses[right]) return { right, ended }
   }
   assert.fail('nothing is guessed behind the last row')
 }

@@ -7,6 +7,7 @@ import { openDevice } from '../device/open.ts'
 import { loadModel, type Model } from '../model/model.ts'
 import { Engine } from './engine.ts'
 import type { EngineCommand, EngineReport, EngineSettings } from './protocol.ts'
+import { Speculation } from './speculation.ts'
 
 /**
  * The engine's thread: loads the model and steps while there is something to do. Whatever is thrown
@@ -28,6 +29,7 @@ async function load(): Promise<Model> {
   })
   return loadModel(checkpoint, device, {
     quantisation: settings.quantisation,
+    mtp: settings.draftsMax > 0,
     cache: {
       sequencesMax: settings.limits.runningMax,
       tokensMax: settings.cacheTokens,
@@ -44,6 +46,7 @@ const model = await load()
 const engine = new Engine({
   model,
   limits: settings.limits,
+  speculation: model.drafts ? new Speculation(model, settings.draftsMax) : null,
   random: Math.random,
   now: () => performance.timeOrigin + performance.now(),
   emit: (events) => report({ kind: 'events', events }),

@@ -81,11 +81,10 @@ export async function startBackend(options: StartOptions): Promise<RunningBacken
 
 function startConfiguredEngine({ config, log }: StartOptions): StartedEngine {
   const { checkpoint, device, quantisation, numerics, limits } = config
-  const { scheduler, cacheTokens, prefixesMax } = limits
-  return startEngine(
-    { checkpoint, device, quantisation, numerics, limits: scheduler, cacheTokens, prefixesMax },
-    (note) => log.info('engine_note', { note }),
-  )
+  const { scheduler, cacheTokens, prefixesMax, draftsMax } = limits
+  const model = { checkpoint, device, quantisation, numerics }
+  const settings = { ...model, limits: scheduler, cacheTokens, prefixesMax, draftsMax }
+  return startEngine(settings, (note) => log.info('engine_note', { note }))
 }
 
 function createBackend(options: StartOptions, engine: StartedEngine, spool: RecordSpool): Backend {
