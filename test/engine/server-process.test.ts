@@ -1,6 +1,7 @@
-import { spawn, type ChildProcess } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
+import { startBackendProcess, type BackendProcess } from '../support/backend-process.ts'
 import {
   backendEnv,
   callerOf,
@@ -12,8 +13,6 @@ import {
   type ServiceKeys,
 } from '../support/gpu-backend.ts'
 import { makeScratch, type Scratch } from '../support/scratch.ts'
-
-const main = new URL('../../gpu-backend/src/main.ts', import.meta.url).pathname
 
 let scratch: Scratch
 let keys: ServiceKeys
@@ -37,30 +36,10 @@ afterAll(async () => {
   await scratch?.remove()
 })
 
-interface Process {
-  readonly child: ChildProcess
-  readonly output: { stdout: string; stderr: string }
-  readonly ended: Promise<number | NodeJS.Signals | null>
-  /** The URL, once the event has been printed. */
-  readonly told: (event: 'listening' | 'ready') => Promise<string>
-}
-
-function start(env: Record<string, string>): Process {
-  const child = spawn(process.execPath, [main], { env, stdio: ['ignore', 'pipe', 'pipe'] })
-  children.push(child)
-  const output = { stdout: '', stderr: '' }
-  child.stdout.on('data', (chunk: Buffer) => (output.stdout += chunk.toString()))
-  child.stderr.on('data', (chunk: Buffer) => (output.stderr += chunk.toString()))
-  return {
-    child,
-    output,
-    ended: new Promise((resolve) => child.on('close', (code, signal) => resolve(signal ?? code))),
-    told: async (event) => {
-      const line = new RegExp(`^\\{"event":"${event}","url":"([^"]+)"\\}$`, 'm')
-      await expect.poll(() => output.stdout, { timeout: 20_000 }).toMatch(line)
-      return line.exec(output.stdout)?.[1] ?? ''
-    },
-  }
+function start(env: Record<string, string>): BackendProcess {
+  const started = startBackendProcess(env)
+  children.push(started.child)
+  return started
 }
 
 const envWith = (name: string, changes: Record<string, string> = {}): Record<string, string> =>
