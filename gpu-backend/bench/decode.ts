@@ -1,10 +1,10 @@
-import { type Bench, timed } from './bench.ts'
+import { type Bench, round3, timed } from './bench.ts'
 import { machineConditions, openAddon } from './machine.ts'
 import { closeToys, compareToys, openToys, type ToyRun, toyTokens } from './toy.ts'
 
 const promptTokens = 64
 const decodedTokens = 32
-const sequenceCounts = [1, 8] as const
+const sequenceCounts = [1, 8, 32] as const
 const rounds = 7
 
 /** `npm run bench -- decode`: the toy, a token a sequence and step, on the CPU and the reference. */
@@ -14,6 +14,7 @@ export const decodeBench: Bench = async (print) => {
   const conditions = { ...machine, model: 'toy', promptTokens, decodedTokens, rounds }
   for (const [key, value] of Object.entries(conditions)) print(`${key}: ${value}`)
   const ratios: Record<string, number> = {}
+  const alone = new Map<string, number>()
   for (const sequences of sequenceCounts) {
     const runs = await openToys(addon)
     // One round unmeasured: code is compiled and memory touched.
@@ -23,6 +24,16 @@ export const decodeBench: Bench = async (print) => {
     }
     const what = sequences === 1 ? '1 sequence' : `${sequences} sequences`
     Object.assign(ratios, compareToys(runs, what, print))
+    for (const { name, rates } of runs) {
+      const best = Math.max(...rates)
+      const one = alone.get(name)
+      if (one === undefined) {
+        alone.set(name, best)
+        continue
+      }
+      ratios[`${what}, ${name}, of 1 sequence`] = round3(best / one)
+      print(`${what}, ${name.padEnd(20)} ${(best / one).toFixed(2)} of 1 sequence's tokens/s`)
+    }
     closeToys(runs)
   }
   return { conditions, ratios }

@@ -16,6 +16,9 @@ const benches: Readonly<Record<string, Bench>> = {
   context: contextBench,
   // They start the whole stack; the others should not wait for its modules.
   server: async (print) => (await import('../../test/bench/server.ts')).serverBench(print),
+  serve: async (print) => (await import('../../test/bench/serve.ts')).serveBench(print),
+  speculation: async (print) =>
+    (await import('../../test/bench/speculation.ts')).speculationBench(print),
   edge: async (print) => (await import('../../test/bench/edge.ts')).edgeBench(print),
 }
 

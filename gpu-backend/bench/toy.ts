@@ -24,7 +24,10 @@ export async function openToys(addon: NativeAddon): Promise<readonly ToyRun[]> {
   ]
   return Promise.all(
     devices.map(async ([name, device]): Promise<ToyRun> => {
-      const model = await loadModel(await openToyCheckpoint(), device, { quantisation: 'off' })
+      const model = await loadModel(await openToyCheckpoint(), device, {
+        quantisation: 'off',
+        cache: { sequencesMax: 32 },
+      })
       return { name, device, model, rates: [] }
     }),
   )
