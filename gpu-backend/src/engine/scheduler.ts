@@ -230,8 +230,10 @@ export class Scheduler {
     const expired = this.#expire(pace)
     const changes: CacheChanges = { dropped: [], preempted: [] }
     const admitted = this.#admit(changes)
+    const gaveWay = changes.preempted.length
     const segments = this.#segments(changes)
-    const comesAndGoes = admitted.some(({ id }) => changes.preempted.includes(id))
+    const turnedOut = changes.preempted.slice(gaveWay)
+    const comesAndGoes = admitted.some(({ id }) => turnedOut.includes(id))
     assert(!comesAndGoes, 'who is let in has room for the step')
     this.#scheduled = segments
     this.#assertInvariants()
