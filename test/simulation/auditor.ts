@@ -58,7 +58,10 @@ export class Auditor {
     const stored = store.totals.get('tenant')?.heldPico ?? '0'
     if (held !== BigInt(stored)) this.fail('I2', `holds are ${held} and stored as ${stored}`)
     const taken = new Map<string, number>()
-    for (const { limitIds, slots } of store.holders.due(Infinity, Infinity)) {
+    for (const { id: holderId, limitIds, slots } of store.holders.due(Infinity, Infinity)) {
+      if (store.journal.find(holderId) !== undefined) {
+        this.fail('I2', `${holderId} is over and still has its place`)
+      }
       for (const id of limitIds) taken.set(id, (taken.get(id) ?? 0) + slots)
     }
     for (const limit of terms.limits) {
@@ -96,6 +99,8 @@ export class Auditor {
         .map(({ record }) => [record.requestId, record]),
     )
     const terminal = new Map<string, Posting[]>()
+    const ids = new Set(store.postings.map(({ id }) => id))
+    if (ids.size !== store.postings.length) this.fail('I5', `${tenantId} has an id posted twice`)
     const sums = new Map<string, bigint>()
     for (const posting of store.postings) {
       sums.set(posting.from, (sums.get(posting.from) ?? 0n) - posting.amountPico)
@@ -277,30 +282,38 @@ export class Auditor {
     }
   }
 
-  /** I10: what is granted since a report, and not over yet, never exceeds what the report left. */
+  /**
+   * I10: whatever the pool, before or after a restart, has granted and the last report cannot have
+   * seen fits into what that report left. Seen is what had arrived when the report was written.
+   */
   #checkGrants(): void {
-    const free = new Map<string, number>()
+    const arrivals = new Map(this.#of('arrived').map((event) => [event.requestId, event.atMs]))
+    const reports = new Map<string, EventOf<'reported'>>()
     let open: EventOf<'granted'>[] = []
     for (const { event, atMs } of this.#events) {
-      if (event.kind === 'reported') {
-        free.set(event.backendId, event.freeTokens)
-        open = open.filter(({ backendId }) => backendId !== event.backendId)
-      }
-      if (event.kind === 'pool_restarted') free.clear()
+      if (event.kind === 'reported') reports.set(event.backendId, { ...event, atMs })
+      if (event.kind === 'pool_restarted') reports.clear()
       if (event.kind === 'grant_ended') {
         open = open.filter(({ requestId }) => requestId !== event.requestId)
       }
       if (event.kind !== 'granted') continue
+      const { requestId, backendId } = event
+      const report = reports.get(backendId)
       // Asked again, the pool gives the same grant again.
-      const { requestId, backendId: on } = event
-      if (open.some((other) => other.requestId === requestId && other.backendId === on)) continue
-      open.push({ ...event, atMs })
-      const granted = sumOf(
-        open.filter(({ backendId }) => backendId === event.backendId),
-        ({ tokens }) => tokens,
+      const again = open.some((one) => one.requestId === requestId && one.backendId === backendId)
+      if (!again) open.push({ ...event, atMs })
+      if (open.filter((one) => one.requestId === requestId && one.dispatchByMs > atMs).length > 1) {
+        this.fail('I10', `${requestId} was granted by two backends at once`)
+      }
+      open = open.filter(({ dispatchByMs }) => dispatchByMs > atMs)
+      const madeAtMs = report?.madeAtMs ?? 0
+      const unseen = open.filter(
+        (grant) =>
+          grant.backendId === backendId && (arrivals.get(grant.requestId) ?? Infinity) > madeAtMs,
       )
-      if (!event.probe && granted > (free.get(event.backendId) ?? 0)) {
-        this.fail('I10', `${event.requestId} brought ${event.backendId} to ${granted} tokens`)
+      const granted = sumOf(unseen, ({ tokens }) => tokens)
+      if (!event.probe && granted > (report?.freeTokens ?? 0)) {
+        this.fail('I10', `${requestId} brought ${backendId} to ${granted} tokens`)
       }
     }
   }

@@ -1,6 +1,7 @@
 import type { Capacity } from '../../edge/src/admission/pool-admission.ts'
 import type { SettledRecord } from '../../edge/src/admission/prices.ts'
 import type { BackendAnswer } from '../../edge/src/admission/tenant-admission.ts'
+import type { SimEvent } from './events.ts'
 import type { Host, World } from './world.ts'
 
 /** A request as the backend gets it, with what its model will make of it. */
@@ -15,6 +16,8 @@ export interface Dispatch {
   /** Where the model would stop by itself. */
   readonly naturalTokens: number
   readonly grantedOutputTokens: number
+  /** Whether the engine breaks in the middle of it. */
+  readonly breaks: boolean
   readonly dispatchByMs: number
 }
 
@@ -46,12 +49,19 @@ export class BackendActor {
   readonly records = new Map<string, { tenantId: string; record: SettledRecord }>()
   readonly #world: World
   readonly #cacheTokensMax: number
+  readonly #log: (event: SimEvent) => void
   #running = new Map<string, Running>()
   #seen = new Set<string>()
   #incarnation = 0
   #seq = 0
 
-  constructor(world: World, backendId: string, cacheTokensMax: number) {
+  constructor(
+    world: World,
+    backendId: string,
+    cacheTokensMax: number,
+    log: (event: SimEvent) => void,
+  ) {
+    this.#log = log
     this.#world = world
     this.backendId = backendId
     this.#cacheTokensMax = cacheTokensMax
@@ -66,6 +76,7 @@ export class BackendActor {
       return
     }
     this.#seen.add(requestId)
+    this.#log({ kind: 'arrived', requestId })
     const acceptedAtMs = this.#world.nowMs
     this.#running.set(requestId, { dispatch, acceptedAtMs, startedAtMs: null, onEnd })
     this.#startWaiting()
@@ -134,8 +145,13 @@ export class BackendActor {
   }
 
   #finish(running: Running): void {
-    const { requestId, naturalTokens, grantedOutputTokens } = running.dispatch
+    const { requestId, naturalTokens, grantedOutputTokens, breaks } = running.dispatch
     if (this.#running.get(requestId) !== running) return
+    if (breaks) {
+      const made = this.#world.random.between(0, outputOf(running.dispatch))
+      this.#end(running, 'failed', made)
+      return
+    }
     const outcome = naturalTokens > grantedOutputTokens ? 'length' : 'stop'
     this.#end(running, outcome, outputOf(running.dispatch))
   }
@@ -161,6 +177,7 @@ export class BackendActor {
     this.#running.delete(requestId)
     this.records.set(requestId, { tenantId, record })
     this.unacknowledged.set(requestId, { tenantId, record })
+    this.#log({ kind: 'delivered', requestId, tokens: delivered })
     running.onEnd({ outcome, deliveredTokens: delivered })
     this.#startWaiting()
   }

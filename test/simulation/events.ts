@@ -35,7 +35,10 @@ export type SimEvent =
       readonly kind: 'reported'
       readonly backendId: string
       readonly freeTokens: number
+      /** When the backend wrote it. */
+      readonly madeAtMs: number
     }
+  | { readonly kind: 'arrived'; readonly requestId: string }
   | { readonly kind: 'pool_restarted' }
   | {
       readonly kind: 'granted'
@@ -43,6 +46,7 @@ export type SimEvent =
       readonly requestId: string
       readonly tokens: number
       readonly probe: boolean
+      readonly dispatchByMs: number
     }
   /** What a grant was for is over, or was never begun. */
   | { readonly kind: 'grant_ended'; readonly requestId: string }

@@ -265,6 +265,7 @@ export class IsolateActor {
       cachedTokens: arrival.cachedTokens,
       naturalTokens: arrival.naturalTokens,
       grantedOutputTokens: flight.grantedOutputTokens,
+      breaks: arrival.breaks,
       dispatchByMs: grant.dispatchByMs,
     }
     const onEnd = (end: StreamEnd): void =>

@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util'
+import { checkQueue } from './queue-check.ts'
 import { simulate } from './simulate.ts'
 
 /**
@@ -22,7 +23,9 @@ for (let seed = from; seed < from + Number(values.seeds); seed++) {
   for (const { invariant, what, atMs } of violations.slice(0, 5)) {
     console.log(`seed ${seed}: ${invariant} at ${atMs}: ${what}`)
   }
-  if (violations.length > 0) broken++
+  const queue = checkQueue(seed)
+  for (const what of queue) console.log(`seed ${seed}: ${what}`)
+  if (violations.length + queue.length > 0) broken++
   if (values.first && broken > 0) break
 }
 console.log(JSON.stringify(totals))

@@ -26,10 +26,10 @@ export class PoolActor {
     this.admission = new PoolAdmission(policy)
   }
 
-  report(report: Capacity): void {
+  report(report: Capacity, madeAtMs: number): void {
     if (!this.admission.report(report, this.#world.nowMs)) return
     const freeTokens = Math.max(0, report.freeCacheTokens - report.waitingTokens)
-    this.#log({ kind: 'reported', backendId: report.backendId, freeTokens })
+    this.#log({ kind: 'reported', backendId: report.backendId, freeTokens, madeAtMs })
     this.#dispatch()
   }
 
@@ -83,10 +83,10 @@ export class PoolActor {
   }
 
   #answerGrant(waiter: Waiter, grant: Grant, reply: (reply: PoolReply) => void): void {
-    const { requestId, backendId, tokens, probe } = grant
+    const { requestId, backendId, tokens, probe, dispatchByMs } = grant
     this.#lastGrantSecond = Math.floor(this.#world.nowMs / 1000)
     this.#log({ kind: 'turn', requestId, deadlineMs: waiter.deadlineMs })
-    this.#log({ kind: 'granted', requestId, backendId, tokens, probe })
+    this.#log({ kind: 'granted', requestId, backendId, tokens, probe, dispatchByMs })
     reply({ status: 'granted', grant })
   }
 }

@@ -17,8 +17,8 @@ import { IsolateActor } from './isolate-actor.ts'
 import type { IsolateDeps } from './isolate-actor.ts'
 import { PoolActor } from './pool-actor.ts'
 import { asText, TenantActor } from './tenant-actor.ts'
-import type { Random } from './random.ts'
-import { bursts, CHAT_SIZES, poisson, wholeContext } from './workload.ts'
+import { Random } from './random.ts'
+import { bursts, CHAT_SIZES, ESSAY_SIZES, poisson, wholeContext } from './workload.ts'
 import type { Arrival, Source } from './workload.ts'
 import { World } from './world.ts'
 
@@ -62,7 +62,12 @@ class Simulation {
       seed,
       calm
         ? { loss: 0, duplication: 0, delayMsMax: 20, crash: 0 }
-        : { loss: 0.02, duplication: 0.05, delayMsMax: 250, crash: 0.02 },
+        : {
+            loss: 0.02,
+            duplication: 0.05,
+            delayMsMax: new Random(seed).pick([50, 250, 900]),
+            crash: 0.02,
+          },
     )
     const { random } = this.#world
     // One world in five lends nothing, so that the cap can be held to the last request.
@@ -72,7 +77,10 @@ class Simulation {
     const policy = { ...DEFAULT_POOL_POLICY, reportIntervalMs: TICK_MS }
     this.#pool = new PoolActor(this.#world, policy, (event) => this.#log(event))
     const cacheTokensMax = random.pick([20_000, 200_000, 2_000_000, 8_000_000])
-    this.#backends = ['b1', 'b2'].map((id) => new BackendActor(this.#world, id, cacheTokensMax))
+    const log = (event: SimEvent): void => this.#log(event)
+    this.#backends = ['b1', 'b2'].map(
+      (id) => new BackendActor(this.#world, id, cacheTokensMax, log),
+    )
     this.#isolates = [0, 1, 2].map(() => this.#makeIsolate())
   }
 
@@ -102,7 +110,11 @@ class Simulation {
     const span = { fromMs: fromMs + 1000, endMs: fromMs + LOAD_MS }
     const [prepaid = '', postpaid = ''] = TENANT_IDS
     const sizes = { ...CHAT_SIZES, outputMedian: random.pick([5, 300]) }
-    const quiet: Source = { tenantId: prepaid, keyIds: ['k1', 'k2'], sizes }
+    const quiet: Source = {
+      tenantId: prepaid,
+      keyIds: ['k1', 'k2'],
+      sizes: random.chance(0.3) ? ESSAY_SIZES : sizes,
+    }
     const noisy: Source = { tenantId: postpaid, keyIds: ['k1', 'k2'], sizes }
     const busy = random.pick([20, 120, 1000])
     return [
@@ -218,7 +230,8 @@ class Simulation {
     const tenantOf = new Map(
       report.progress.map(({ requestId }) => [requestId, backend.tenantOf(requestId)]),
     )
-    this.#world.send(this.#pool.host, () => this.#pool.report(report))
+    const madeAtMs = this.#world.nowMs
+    this.#world.send(this.#pool.host, () => this.#pool.report(report, madeAtMs))
     for (const tenant of this.#tenants) {
       const own = report.progress.filter(
         ({ requestId }) => tenantOf.get(requestId) === tenant.tenantId,

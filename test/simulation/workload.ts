@@ -13,6 +13,8 @@ export interface Arrival {
   /** How long its client stays; null: to the end. */
   readonly patienceMs: number | null
   readonly maxCostPico: number | null
+  /** Whether the engine breaks in the middle of it. */
+  readonly breaks: boolean
 }
 
 export interface Sizes {
@@ -31,6 +33,15 @@ export const CHAT_SIZES: Sizes = {
   outputTokensMax: 4096,
 }
 
+/** Small questions, answers as long as they may be: all the money is in the output. */
+export const ESSAY_SIZES: Sizes = {
+  promptMedian: 20,
+  promptSigma: 0.5,
+  outputMedian: 4000,
+  outputSigma: 0.3,
+  outputTokensMax: 4096,
+}
+
 export interface Source {
   readonly tenantId: string
   readonly keyIds: readonly string[]
@@ -42,17 +53,26 @@ export function drawArrival(random: Random, source: Source, atMs: number): Arriv
   const { sizes } = source
   const promptTokens = clamp(random.logNormal(sizes.promptMedian, sizes.promptSigma), 1, 1_000_000)
   const bytesPerToken = 1 + random.unit() * 4
+  // Some run for minutes, longer than anyone waits before asking what has become of them.
+  const endless = random.chance(0.02)
   return {
     atMs,
     tenantId: source.tenantId,
     keyId: random.pick(source.keyIds),
     bodyBytes: Math.ceil(promptTokens * bytesPerToken),
-    outputTokensMax: random.chance(0.2) ? random.between(1, 600) : sizes.outputTokensMax,
+    outputTokensMax: endless
+      ? 12_000
+      : random.chance(0.2)
+        ? random.between(1, 600)
+        : sizes.outputTokensMax,
     promptTokens,
     cachedTokens: random.chance(0.4) ? Math.floor((promptTokens - 1) * random.unit()) : 0,
-    naturalTokens: clamp(random.logNormal(sizes.outputMedian, sizes.outputSigma), 1, 100_000),
+    naturalTokens: endless
+      ? random.between(6000, 15_000)
+      : clamp(random.logNormal(sizes.outputMedian, sizes.outputSigma), 1, 100_000),
     patienceMs: random.chance(0.15) ? random.between(0, 15_000) : null,
     maxCostPico: random.chance(0.05) ? random.between(1_000_000, 400_000_000) : null,
+    breaks: random.chance(0.03),
   }
 }
 

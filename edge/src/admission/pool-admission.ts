@@ -99,7 +99,8 @@ export class PoolAdmission {
     this.#backends.set(report.backendId, {
       report,
       receivedAtMs: nowMs,
-      grants: new Map(),
+      // What is on its way reaches whatever process answers at that address by then.
+      grants: known?.grants ?? new Map(),
       lastProbeAtMs: -Infinity,
     })
     return true

@@ -174,13 +174,12 @@ export class TenantAdmission {
 
   /**
    * Takes in what was admitted under a lease, in the isolate's numbering, and gives the number it
-   * has got to: reports may be repeated, overlap, or come after the lease has expired. One that
-   * leaves a gap is not taken; the isolate sends again from the number given.
+   * has got to: reports may be repeated, overlap, or come after the lease has expired.
    */
   report({ lease, first, spends, closes }: LeaseReport, nowMs: number): number {
     const row = this.#store.leases.get(lease.leaseId)
     const counted = row?.spendsCounted ?? 0
-    if (first > counted && row !== undefined) return counted
+    assert(row === undefined || first <= counted, 'what is confirmed is not forgotten')
     const news = row === undefined ? spends : spends.slice(counted - first)
     for (const spend of news) this.#recordSpend(spend, lease, nowMs)
     const total = Math.max(counted, first + spends.length)
