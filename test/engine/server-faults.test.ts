@@ -1,153 +1,64 @@
-import { EventEmitter, once } from 'node:events'
-import { createServer, type Server } from 'node:http'
 import { connect, type Socket } from 'node:net'
-import { getRequestListener } from '@hono/node-server'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { importPublicKey } from '#protocol/keys.ts'
-import { EngineClient } from '../../gpu-backend/src/engine/client.ts'
-import type {
-  EngineCommand,
-  EngineEvent,
-  EngineReport,
-} from '../../gpu-backend/src/engine/protocol.ts'
 import type { KeepUsage } from '../../gpu-backend/src/records/recorder.ts'
-import { createApp } from '../../gpu-backend/src/server/app.ts'
-import { Backend } from '../../gpu-backend/src/server/backend.ts'
-import { CapacityMeter } from '../../gpu-backend/src/server/capacity.ts'
-import { RequestIds } from '../../gpu-backend/src/server/request-ids.ts'
-import { ServerMetrics } from '../../gpu-backend/src/server/server-metrics.ts'
+import type { Backend } from '../../gpu-backend/src/server/backend.ts'
 import { encodingHere, noRecords } from '../support/fake-server-parts.ts'
 import {
-  callerOf,
-  makeServiceKeys,
   parseStream,
-  POOL,
   serviceHeaders,
   type BackendCaller,
   type ServiceKeys,
 } from '../support/gpu-backend.ts'
+import { startScripted, type ScriptedThread } from '../support/scripted-backend.ts'
 import { tokensOf, toyServed } from '../support/toy-served.ts'
 
-/** The engine's thread, played by the test: real HTTP in front, every event made by hand. */
-class ScriptedThread extends EventEmitter {
-  readonly commands: EngineCommand[] = []
-
-  postMessage(command: EngineCommand): void {
-    this.commands.push(command)
-    this.emit('command', command)
-  }
-
-  report(report: EngineReport): void {
-    this.emit('message', report)
-  }
-
-  happen(...events: EngineEvent[]): void {
-    this.report({ kind: 'events', events })
-  }
-
-  say(id: number, text: string): void {
-    this.happen(
-      ...tokensOf(text).map((token) => ({ kind: 'token', id, token, logprobs: null }) as const),
-    )
-  }
-
-  /** The next command that has not been waited for. */
-  async next(kind: EngineCommand['kind']): Promise<EngineCommand> {
-    for (;;) {
-      const found = this.commands.findIndex((command) => command.kind === kind)
-      const [command] = found < 0 ? [] : this.commands.splice(found, 1)
-      if (command !== undefined) return command
-      await once(this, 'command')
-    }
-  }
-}
-
 const quiet = (): void => undefined
-const log = { debug: quiet, info: quiet, warn: quiet, error: quiet }
 
 let keys: ServiceKeys
 let thread: ScriptedThread
 let backend: Backend
-let server: Server
 let url: string
 let caller: BackendCaller
-let connections: Socket[]
+let connections: readonly Socket[]
 let kept: Parameters<KeepUsage>[1][]
 let diskFull: boolean
 let pendingRecords: number
+let close: () => void
+
+const settings = {
+  SLUICE_MAX_SEQUENCES: '1',
+  SLUICE_MAX_WAITING: '1',
+  SLUICE_MAX_SPOOL_RECORDS: '10',
+  SLUICE_KEEP_ALIVE_MS: '20',
+  SLUICE_HOLD_MS: '100',
+  SLUICE_QUEUE_LIMIT_MS: '400',
+}
 
 beforeEach(async () => {
-  keys = await makeServiceKeys()
-  thread = new ScriptedThread()
   kept = []
-  connections = []
   diskFull = false
   pendingRecords = 0
-  const scheduler = { runningMax: 1, waitingMax: 1, waitingTokensMax: 10_000, stepTokensMax: 8 }
-  backend = new Backend({
-    config: {
-      quantisation: 'on',
-      numerics: 'exact',
-      limits: {
-        scheduler,
-        bodyBytesMax: 100_000,
-        contextTokensMax: null,
-        cacheTokens: 4096,
-        prefixesMax: 4,
-        draftsMax: 1,
-        spoolRecordsMax: 10,
-        resumeUnitsPerStreamMax: 2000,
-        resumeUnitsMax: 5000,
+  const started = await startScripted({
+    settings,
+    loaded: false,
+    parts: {
+      keepUsage: (_, usage) => {
+        if (diskFull) return Promise.reject(new Error('ENOSPC'))
+        kept.push(usage)
+        return Promise.resolve()
       },
-      timings: {
-        keepAliveMs: 20,
-        holdMs: 100,
-        queueLimitMs: 400,
-        wholeAnswerLimitMs: 10_000,
-        shutdownGraceMs: 1000,
-        idleConnectionMs: 10_000,
-        reportIntervalMs: 50,
+      records: {
+        ...noRecords,
+        get pendingCount() {
+          return pendingRecords
+        },
       },
     },
-    engine: new EngineClient({ thread, limits: scheduler, onStatus: quiet }),
-    requestIds: new RequestIds(),
-    keepUsage: (_, usage) => {
-      if (diskFull) return Promise.reject(new Error('ENOSPC'))
-      kept.push(usage)
-      return Promise.resolve()
-    },
-    records: {
-      ...noRecords,
-      get pendingCount() {
-        return pendingRecords
-      },
-    },
-    metrics: new ServerMetrics(),
-    log,
-    now: Date.now,
-    random: () => 0.5,
-    randomId: () => 'id',
   })
-  const edgePublicKey = await importPublicKey(keys.edgePublicJwk)
-  const claims = { pool: POOL, backendId: 'test-1', incarnation: 'first' }
-  const capacity = new CapacityMeter({ backend, claims, now: Date.now })
-  const options = { backend, capacity, metrics: true, pool: POOL, edgePublicKey, log }
-  const app = createApp({ ...options, now: Date.now })
-  const listener = getRequestListener(app.fetch)
-  server = createServer((incoming, outgoing) => void listener(incoming, outgoing))
-  server.on('connection', (socket: Socket) => connections.push(socket))
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const address = server.address()
-  if (address === null || typeof address === 'string') throw new Error('no TCP address')
-  url = `http://127.0.0.1:${address.port}`
-  caller = callerOf(url, keys)
+  ;({ keys, thread, backend, url, caller, connections, close } = started)
 })
 
-afterEach(() => {
-  server.close()
-  server.closeAllConnections()
-})
+afterEach(() => close())
 
 function makeReady(): void {
   backend.setServed(toyServed(), encodingHere())

@@ -1,4 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { startBackendProcess, type BackendProcess } from '../support/backend-process.ts'
@@ -40,6 +42,15 @@ function start(env: Record<string, string>): BackendProcess {
   const started = startBackendProcess(env)
   children.push(started.child)
   return started
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const address = server.address()
+  server.close()
+  await once(server, 'close')
+  return typeof address === 'object' && address !== null ? address.port : 0
 }
 
 const envWith = (name: string, changes: Record<string, string> = {}): Record<string, string> =>
@@ -110,6 +121,17 @@ describe('the process', () => {
     const seqs = edge.reports.slice(before - 1).map(({ seq }) => seq)
     expect(incarnations.size).toBeGreaterThanOrEqual(1)
     expect(seqs).toEqual(seqs.toSorted((a, b) => a - b))
+  })
+
+  it('shows its metrics on a port of their own, if it has one, and nothing else there', async () => {
+    const port = await freePort()
+    const { told } = start(envWith('metrics', { SLUICE_METRICS_PORT: String(port) }))
+    const url = await told('listening')
+    const page = await fetch(`http://127.0.0.1:${port}/metrics`)
+    expect(page.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8')
+    expect(await page.text()).toMatch(/^sluice_ready\{model_name="[^"]*"\} [01]$/m)
+    expect((await fetch(`http://127.0.0.1:${port}/health`)).status).toBe(404)
+    expect((await fetch(`${url}/metrics`)).status).toBe(404)
   })
 
   it('ends a request whose cancellation the edge sends along', async () => {

@@ -212,6 +212,43 @@ describe('happy', () => {
     expect(answer.usage.prompt_tokens).toBeGreaterThan(100)
   })
 
+  it('counts what it had kept of a prompt, in the usage and on record', async () => {
+    const messages = [{ role: 'user', content: 'The same long beginning. '.repeat(60) }]
+    const ask = async (requestId: string) =>
+      completionOf(await caller.chat({ ...greedy, messages, max_tokens: 4 }, { requestId }))
+    const [first, second] = [await ask('req_cold'), await ask('req_warm')]
+    expect(second.choices).toEqual(first.choices)
+    expect(first.usage.prompt_cache_hit_tokens).toBe(0)
+    const { prompt_tokens: prompt, prompt_cache_hit_tokens: cached } = second.usage
+    expect(cached).toBeGreaterThanOrEqual(256)
+    expect(second.usage).toMatchObject({
+      prompt_tokens: first.usage.prompt_tokens,
+      prompt_cache_miss_tokens: prompt - cached,
+      prompt_tokens_details: { cached_tokens: cached },
+    })
+    await recordOf('req_warm').toMatchObject([
+      { promptTokens: prompt, cachedTokens: cached, prefilledTokens: prompt - cached },
+    ])
+  })
+
+  it('encodes a long prompt elsewhere, and answers others meanwhile', async () => {
+    const content = 'word '.repeat(18_000)
+    const order: string[] = []
+    const refused = caller.chat({ messages: [{ role: 'user', content }] }).then((response) => {
+      order.push('long')
+      return response
+    })
+    await Promise.all(
+      Array.from({ length: 3 }, () =>
+        fetch(`${backend.url}/health`).then(() => order.push('health')),
+      ),
+    )
+    const response = await refused
+    expect(order.at(-1)).toBe('long')
+    expect(response.status).toBe(400)
+    expect(await response.json()).toMatchObject({ error: { code: 'context_length_exceeded' } })
+  })
+
   it('satisfies the OpenAI client, streamed and whole', async () => {
     const client = new OpenAI({
       baseURL: `${backend.url}/v1`,

@@ -80,13 +80,15 @@ export interface ScriptedBackend {
   readonly connections: readonly Socket[]
   /** What would be on record. */
   readonly kept: Parameters<KeepUsage>[1][]
-  close(): void
+  readonly close: () => void
 }
 
 const quiet = (): void => undefined
 export const quietLog = { debug: quiet, info: quiet, warn: quiet, error: quiet }
 
 export interface ScriptedOptions {
+  /** false: the model is still on its way. */
+  readonly loaded?: boolean
   readonly settings?: Readonly<Record<string, string>>
   /** The parts a test plays itself. */
   readonly parts?: Partial<BackendOptions>
@@ -114,8 +116,10 @@ export async function startScripted(options: ScriptedOptions = {}): Promise<Scri
     randomId: () => 'id',
     ...options.parts,
   })
-  backend.setServed(toyServed(), encodingHere())
-  thread.report({ kind: 'ready', device: 'scripted' })
+  if (options.loaded !== false) {
+    backend.setServed(toyServed(), encodingHere())
+    thread.report({ kind: 'ready', device: 'scripted' })
+  }
   const claims = { pool: POOL, backendId: 'test-1', incarnation: 'first' }
   const capacity = new CapacityMeter({ backend, claims, now: Date.now })
   const edgePublicKey = await importPublicKey(keys.edgePublicJwk)
