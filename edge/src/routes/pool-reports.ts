@@ -28,7 +28,10 @@ export function poolReports(deps: AppDeps): Hono<AppEnv> {
       throw new ApiError('invalid_request_error', 'This path takes WebSockets.')
     }
     const headers = { upgrade: 'websocket', [REPORTER_HEADER]: JSON.stringify(claims) }
-    return reachObject(poolObject(c.env, pool.id).fetch('https://pool/reports', { headers }), deps)
+    const asked = poolObject(c.env, pool.id).fetch('https://pool/reports', { headers })
+    const { webSocket } = await reachObject(asked, deps)
+    // Made anew, since the object's own cannot be given our headers.
+    return new Response(null, { status: 101, webSocket })
   })
   return routes
 }
