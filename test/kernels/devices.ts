@@ -1,9 +1,11 @@
 import { CpuDevice, type CpuOptions } from '../../gpu-backend/src/device/cpu.ts'
+import { openFakeCuda } from '../../gpu-backend/src/device/cuda/testing/fake-device.ts'
 import type { Device, DeviceName } from '../../gpu-backend/src/device/device.ts'
 import { listDevices, openDevice } from '../../gpu-backend/src/device/open.ts'
 import { nativeForTests } from '../../gpu-backend/src/kernels/native/testing/native-addon.ts'
 import { Bfloat16Device } from '../../gpu-backend/src/kernels/testing/bfloat16-device.ts'
 import {
+  cudaNumerics,
   doubleSums,
   narrowInputs,
   type Numerics,
@@ -25,6 +27,8 @@ export interface DeviceUnderTest {
 
 const native = await nativeForTests()
 const reports = await listDevices()
+const onGpu = reports.some(({ name, available }) => name === 'cuda' && available)
+const fakeCuda = await openFakeCuda()
 
 export const devicesUnderTest: readonly DeviceUnderTest[] = [
   {
@@ -50,9 +54,19 @@ export const devicesUnderTest: readonly DeviceUnderTest[] = [
   {
     label: 'cuda',
     name: 'cuda',
-    numerics: singleSums,
+    numerics: cudaNumerics,
     toyOnly: false,
-    device: { missing: reasonFor('cuda') },
+    device: onGpu ? { open: () => openDevice('cuda') } : { missing: reasonFor('cuda') },
+  },
+  {
+    label: 'cuda on the fake driver',
+    name: 'cuda',
+    numerics: cudaNumerics,
+    toyOnly: true,
+    device:
+      'reason' in fakeCuda
+        ? { missing: fakeCuda.reason }
+        : { open: () => Promise.resolve(fakeCuda.open()) },
   },
 ]
 

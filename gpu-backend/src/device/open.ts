@@ -1,7 +1,8 @@
+import { findKernelImages } from '../kernels/cuda/images.ts'
 import { loadNativeAddon, type Numerics } from '../kernels/native/addon.ts'
 import { ensureNativeAddon } from '../kernels/native/build.ts'
 import { CpuDevice } from './cpu.ts'
-import { findCuda, type FindImages } from './cuda/find.ts'
+import { findCuda } from './cuda/find.ts'
 import { type Device, DeviceError, type DeviceName } from './device.ts'
 import { ReferenceDevice } from './reference.ts'
 
@@ -27,14 +28,13 @@ interface DeviceKind {
 
 /** Fastest first: `auto` takes the first one that is there. */
 const kinds: readonly DeviceKind[] = [
-  { name: 'cuda', find: () => findCuda(findKernelImages) },
+  {
+    name: 'cuda',
+    find: ({ onNote }) => findCuda((driver) => findKernelImages(driver, onNote)),
+  },
   { name: 'cpu', find: findCpu },
   { name: 'reference', find: () => Promise.resolve({ open: () => new ReferenceDevice() }) },
 ]
-
-function findKernelImages(): ReturnType<FindImages> {
-  return Promise.resolve({ reason: 'this build has no kernels for GPUs' })
-}
 
 /** Compiles the native kernels where sources changed since the last time. */
 async function findCpu({ numerics, onNote }: OpenOptions): Promise<Found> {

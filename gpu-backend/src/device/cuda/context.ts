@@ -20,6 +20,9 @@ const deviceCodes: Readonly<Record<CudaErrorCode, DeviceErrorCode>> = {
 const streamFlags = 1
 const eventFlags = 2
 
+/** `CUDA_ERROR_NOT_FOUND`. */
+const notFound = 500
+
 /** `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`: memory that was freed stays ours. */
 const releaseThreshold = 4
 
@@ -83,6 +86,17 @@ export class CudaContext {
 
   release(address: bigint): void {
     this.call('cuMemFreeAsync', address, this.stream)
+  }
+
+  /** A module's kernel, or null where it has none of that name. */
+  functionOf(module: bigint, name: string): bigint | null {
+    try {
+      return this.handleOf('cuModuleGetFunction', module, name)
+    } catch (error) {
+      const cause = error instanceof DeviceError ? error.cause : null
+      if (cause instanceof CudaError && cause.result === notFound) return null
+      throw error
+    }
   }
 
   createEvent(): bigint {

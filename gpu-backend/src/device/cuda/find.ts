@@ -5,7 +5,7 @@ import { listGpus, requireKernels } from './gpu.ts'
 import type { KernelImages } from './images.ts'
 
 /** Kernels for a driver, or why there are none. */
-export type FindImages = (driver: Driver) => Promise<KernelImages | { readonly reason: string }>
+type FindImages = (driver: Driver) => Promise<KernelImages | { readonly reason: string }>
 
 /** A way to open the first GPU, or why there is none. */
 export type FoundCuda =

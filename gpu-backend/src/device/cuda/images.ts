@@ -10,8 +10,11 @@ export interface KernelModule {
   readonly name: string
   /** A fatbin; for the fake driver a text naming the library of the same kernels built for the host. */
   readonly bytes: Uint8Array
-  /** Kernels in it. */
-  readonly kernels: readonly string[]
+}
+
+/** What the fake driver loads: the library at `path`, of the same kernels built for the host. */
+export function hostModule(name: string, path: string): KernelModule {
+  return { name, bytes: Buffer.from(`sluice simt 1\n${path}\n`) }
 }
 
 /** All that a CUDA device runs. */

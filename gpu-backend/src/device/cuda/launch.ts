@@ -67,11 +67,6 @@ export function pointer(value: DevicePointer): KernelArg {
   return { as: 'pointer', value }
 }
 
-/** A tensor that may be absent: a null pointer then. */
-export function optionalPointer(target: LaunchTarget, tensor: Tensor | null): KernelArg {
-  return { as: 'pointer', value: tensor === null ? 0n : target.address(tensor) }
-}
-
 export function tensorPointer(target: LaunchTarget, tensor: Tensor): KernelArg {
   return { as: 'pointer', value: target.address(tensor) }
 }

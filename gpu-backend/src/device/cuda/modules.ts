@@ -21,26 +21,33 @@ export class LoadedModules {
 
   constructor(context: CudaContext, images: KernelImages) {
     this.#context = context
-    for (const { bytes, kernels } of images.modules) {
+    for (const { bytes } of images.modules) {
       // The driver reads text up to a zero byte and binaries by their own length.
-      const module = context.handleOf('cuModuleLoadData', Buffer.concat([bytes, Buffer.alloc(1)]))
-      this.#modules.push(module)
-      for (const name of kernels) {
-        const handle = context.handleOf('cuModuleGetFunction', module, name)
-        this.#kernels.set(name, { handle, sharedBytes: sharedBytesFree })
-      }
+      const image = Buffer.concat([bytes, Buffer.alloc(1)])
+      this.#modules.push(context.handleOf('cuModuleLoadData', image))
     }
   }
 
   /** The kernel, allowed `sharedBytes` of dynamic shared memory; null where no module has it. */
   kernel(name: string, sharedBytes: number): LoadedKernel | null {
-    const kernel = this.#kernels.get(name)
-    if (kernel === undefined) return null
+    const kernel = this.#kernels.get(name) ?? this.#find(name)
+    if (kernel === null) return null
     if (sharedBytes > kernel.sharedBytes) {
       this.#context.call('cuFuncSetAttribute', kernel.handle, maxDynamicShared, sharedBytes)
       kernel.sharedBytes = sharedBytes
     }
     return kernel
+  }
+
+  #find(name: string): LoadedKernel | null {
+    for (const module of this.#modules) {
+      const handle = this.#context.functionOf(module, name)
+      if (handle === null) continue
+      const kernel = { handle, sharedBytes: sharedBytesFree }
+      this.#kernels.set(name, kernel)
+      return kernel
+    }
+    return null
   }
 
   close(): void {

@@ -2,7 +2,7 @@ import { fileURLToPath } from 'node:url'
 import { load } from 'koffi'
 import { ensureNativeAddon } from '../../../kernels/native/build.ts'
 import { type Driver, openDriver } from '../driver.ts'
-import type { KernelModule } from '../images.ts'
+import { hostModule, type KernelModule } from '../images.ts'
 
 /** What the fake machine is made of, and what goes wrong on it. */
 export interface FakeOptions {
@@ -77,16 +77,9 @@ export class FakeMachine {
   }
 }
 
-/** A module the fake loads: kernels of a library at `path`. */
-export function simtModule(name: string, path: string, kernels: readonly string[]): KernelModule {
-  return { name, bytes: Buffer.from(`sluice simt 1\n${path}\n`), kernels }
-}
-
 /** Hand-written kernels for tests of the driver's side. */
-export const sampleKernels = ['fill', 'add', 'twice', 'stray'] as const
-
 export async function sampleModule(): Promise<KernelModule> {
   const built = await ensureNativeAddon({ sourceDir: `${here}samples` })
   if ('reason' in built) throw new Error(built.reason)
-  return simtModule('samples', built.path, sampleKernels)
+  return hostModule('samples', built.path)
 }
