@@ -7,6 +7,7 @@ import type {
 } from '../../gpu-backend/src/engine/protocol.ts'
 import { seededRandom } from '../../gpu-backend/src/engine/random.ts'
 import type { SchedulerLimits } from '../../gpu-backend/src/engine/scheduler.ts'
+import type { Speculation } from '../../gpu-backend/src/engine/speculation.ts'
 
 /** What a request is asked with; the rest is usual. */
 export type Asked = Pick<GenerationRequest, 'id' | 'prompt' | 'outputTokensMax'> &
@@ -25,10 +26,11 @@ export class EngineRun {
   readonly #engine: Engine
   #open = 0
 
-  constructor(model: EngineModel, limits: SchedulerLimits) {
+  constructor(model: EngineModel, limits: SchedulerLimits, speculation: Speculation | null = null) {
     this.#engine = new Engine({
       model,
       limits,
+      speculation,
       random: seededRandom(1),
       now: () => this.nowMs,
       emit: (events) => {
@@ -79,6 +81,12 @@ export class EngineRun {
   /** Steps until nothing is under way. */
   drain(): void {
     while (!this.#engine.idle) this.#engine.step()
+  }
+
+  /** Lets go of a request that has ended. */
+  forget(id: number): void {
+    assert(this.answer(id).ended !== null, `request ${id} has ended`)
+    this.answers.delete(id)
   }
 
   answer(id: number): Answered {

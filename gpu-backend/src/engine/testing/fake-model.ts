@@ -82,11 +82,20 @@ export class FakeModel implements EngineModel {
       tokens: segments.reduce((total, { tokens }) => total + tokens.length, 0),
     })
     assert.equal(new Set(segments.map(({ sequence }) => sequence)).size, segments.length)
-    return segments.flatMap(({ sequence, tokens, logits }) => {
+    const logits = segments.flatMap(({ sequence, tokens, logits: wanted }) => {
       assert(tokens.length > 0, 'a segment has tokens')
-      const rows = Array.from(tokens, (token) => this.#feed(this.#sequence(sequence), token))
-      return logits === 'all' ? rows : logits === 'last' ? rows.slice(-1) : []
+      const state = this.#sequence(sequence)
+      const rows = Array.from(tokens, (token, i) => {
+        this.#feed(state, token)
+        return wanted === 'all' || i === tokens.length - 1 ? [this.#row(state)] : []
+      })
+      return wanted === 'none' ? [] : rows.flat()
     })
+    assert(
+      this.#pagesUsed() <= this.#options.pagesMax,
+      'the scheduler saw to it that there are pages',
+    )
+    return logits
   }
 
   release(sequence: Sequence): void {
@@ -107,18 +116,21 @@ export class FakeModel implements EngineModel {
     }
   }
 
-  #feed(sequence: FakeSequence, token: number): Float32Array {
-    const { vocabSize, eosTokenId, pageTokens, pagesMax, script } = this.#options
+  #feed(sequence: FakeSequence, token: number): void {
+    const { vocabSize, pageTokens } = this.#options
     assert(token >= 0 && token < vocabSize, 'a token is in the vocabulary')
     assert(sequence.length < sequence.maxTokens, 'a sequence stays within its ceiling')
     if (sequence.length === sequence.pages.length * pageTokens) sequence.pages.push({})
-    assert(this.#pagesUsed() <= pagesMax, 'the scheduler saw to it that there is a page')
     sequence.length += 1
     sequence.hash = (Math.imul(sequence.hash, 31) + token) | 0
-    const random = seededRandom(sequence.hash)
+  }
+
+  #row({ hash, length }: FakeSequence): Float32Array {
+    const { vocabSize, eosTokenId, script } = this.#options
+    const random = seededRandom(hash)
     const row = Float32Array.from({ length: vocabSize }, () => random() * 4)
     row[eosTokenId] = -1
-    const scripted = script.get(sequence.length)
+    const scripted = script.get(length)
     if (scripted !== undefined) row[scripted] = 100
     return row
   }
