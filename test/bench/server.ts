@@ -81,7 +81,7 @@ async function engineAlone(config: Config): Promise<() => Measured> {
       model,
       limits: config.limits.scheduler,
       random: Math.random,
-      now: () => performance.timeOrigin + performance.now(),
+      now: Date.now,
       emit: (events) => {
         if (events.some((event) => event.kind === 'token')) times.push(performance.now())
       },

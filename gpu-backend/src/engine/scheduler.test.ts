@@ -427,11 +427,13 @@ describe('prefixes', () => {
     const scheduler = make({ runningMax: 1 })
     submit(scheduler, sequence(1, 6, { priority: -1, pageKeys: keysOf('a', 9) }))
     for (let i = 0; i < 8; i++) step(scheduler)
+    scheduler.offerDrafts(1, 3)
     submit(scheduler, sequence(2, 2))
     expect(step(scheduler).preempted).toEqual([1])
     scheduler.remove(2)
     const back = step(scheduler)
     expect(back.admitted).toEqual([{ id: 1, prefix: 'a 2', cachedTokens: 12, again: true }])
+    // What had been guessed for it is forgotten with its place.
     expect(fed(back.segments)).toEqual(['1: 12+1!'])
   })
 

@@ -519,6 +519,8 @@ export class Scheduler {
     this.#vacate(state)
     state.computed = 0
     state.marks = []
+    // Whoever guesses starts afresh with the sequence, and offers again.
+    state.offered = 0
     insert(this.#waiting, state)
     changes.preempted.push(state.id)
   }
