@@ -12,7 +12,7 @@ export interface LimitView {
 }
 
 /** A dimension as headers and refusals call it. */
-export const DIMENSION_NAMES = {
+const DIMENSION_NAMES = {
   requests: 'requests',
   inputTokens: 'input-tokens',
   uncachedInputTokens: 'uncached-input-tokens',

@@ -37,15 +37,12 @@ describe('happy', () => {
     )
   })
 
-  it('lets a page read the request id and the retry headers, of errors too', async () => {
+  it('lets a page read every header, of errors too', async () => {
     const edge = await makeEdge()
     const response = await edge.request('/v1/models')
     expect(response.status).toBe(401)
     expect(response.headers.get('access-control-allow-origin')).toBe('*')
-    const exposed = response.headers.get('access-control-expose-headers')?.split(', ')
-    expect(exposed).toEqual(
-      expect.arrayContaining(['x-request-id', 'retry-after', 'retry-after-ms', 'x-should-retry']),
-    )
+    expect(response.headers.get('access-control-expose-headers')).toBe('*')
   })
 })
 
