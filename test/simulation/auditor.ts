@@ -302,15 +302,19 @@ export class Auditor {
       // Asked again, the pool gives the same grant again.
       const again = open.some((one) => one.requestId === requestId && one.backendId === backendId)
       if (!again) open.push({ ...event, atMs })
-      if (open.filter((one) => one.requestId === requestId && one.dispatchByMs > atMs).length > 1) {
-        this.fail('I10', `${requestId} was granted by two backends at once`)
-      }
       open = open.filter(({ dispatchByMs }) => dispatchByMs > atMs)
       const madeAtMs = report?.madeAtMs ?? 0
       const unseen = open.filter(
         (grant) =>
           grant.backendId === backendId && (arrivals.get(grant.requestId) ?? Infinity) > madeAtMs,
       )
+      const twice = open.some(
+        (one) =>
+          one.requestId === requestId &&
+          one.backendId !== backendId &&
+          (arrivals.get(requestId) ?? Infinity) > atMs,
+      )
+      if (twice) this.fail('I10', `${requestId} was granted at two backends at once`)
       const granted = sumOf(unseen, ({ tokens }) => tokens)
       if (!event.probe && granted > (report?.freeTokens ?? 0)) {
         this.fail('I10', `${requestId} brought ${backendId} to ${granted} tokens`)

@@ -76,6 +76,11 @@ export class BackendActor {
       return
     }
     this.#seen.add(requestId)
+    // A prompt that could never run is refused, whatever it was thought to be.
+    if (roomOf(dispatch) > this.#cacheTokensMax) {
+      onEnd({ outcome: 'broken', deliveredTokens: 0 })
+      return
+    }
     this.#log({ kind: 'arrived', requestId })
     const acceptedAtMs = this.#world.nowMs
     this.#running.set(requestId, { dispatch, acceptedAtMs, startedAtMs: null, onEnd })

@@ -20,7 +20,7 @@ let broken = 0
 for (let seed = from; seed < from + Number(values.seeds); seed++) {
   const { violations, counts } = simulate(seed)
   for (const [what, count] of Object.entries(counts)) totals[what] = (totals[what] ?? 0) + count
-  for (const { invariant, what, atMs } of violations.slice(0, 5)) {
+  for (const { invariant, what, atMs } of violations.slice(0, Number(process.env['SHOW'] ?? 5))) {
     console.log(`seed ${seed}: ${invariant} at ${atMs}: ${what}`)
   }
   const queue = checkQueue(seed)

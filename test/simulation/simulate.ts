@@ -158,9 +158,11 @@ class Simulation {
     return new IsolateActor(deps, `i${this.#isolatesMade++}`)
   }
 
-  /** I11: alone, a retry at the advised time is not refused by a rate again. */
+  /** I11: alone, with no answer under way, a retry at the advised time is not refused by a rate. */
   #checkRetry(tenant: TenantActor, request: AdmitRequest, refusal: Refusal): void {
     if (refusal.reason !== 'rate' || refusal.retryAfterMs === null) return
+    const { buckets } = tenant.store
+    if (refusal.limits.some(({ limitId }) => (buckets.get(limitId)?.held ?? 0) > 0)) return
     const atMs = this.#world.nowMs + refusal.retryAfterMs
     const again = tenant.pretend((core) => core.admit(request, null, atMs))
     if (again.status === 'refused' && again.reason === 'rate') {

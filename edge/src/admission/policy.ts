@@ -37,5 +37,5 @@ export const DEFAULT_POLICY: AdmissionPolicy = {
   askAgainMs: 30_000,
 }
 
-/** Output is charged ahead in steps of this many tokens while it streams. */
+/** Output turns from held into used in steps of this many tokens while it streams. */
 export const TRUE_UP_TOKENS = 256

@@ -195,9 +195,16 @@ export class TenantAdmission {
     if (row === undefined) return
     this.#capacity.keepSlots(row.id, nowMs + this.#policy.slotTtlMs)
     const charged = chargedAfter(row, update)
-    this.#capacity.charge(row.limitIds, subtractCost(charged, row.charged), nowMs)
+    const change = {
+      charged: subtractCost(charged, row.charged),
+      heldOutputTokens: heldOutput(row.estimate, charged) - heldOutput(row.estimate, row.charged),
+    }
+    this.#capacity.move(row.limitIds, change, nowMs)
     const promptKnown = row.promptKnown || update.promptTokens > 0
     const holdPico = this.#holdAfter(row, charged, promptKnown)
+    const news =
+      promptKnown !== row.promptKnown || charged.outputTokens !== row.charged.outputTokens
+    if (!news) return
     this.#addHeld(holdPico - row.holdPico)
     this.#store.reservations.put({ ...row, charged, promptKnown, holdPico })
   }
@@ -322,7 +329,7 @@ export class TenantAdmission {
     nowMs: number,
   ): ReservationRow {
     const limitIds = limits.map(({ id }) => id)
-    this.#capacity.charge(limitIds, estimate, nowMs)
+    this.#capacity.reserve(limitIds, estimate, nowMs)
     this.#addHeld(money.holdPico)
     return this.#putReservation({
       id: request.requestId,
@@ -332,7 +339,7 @@ export class TenantAdmission {
       admittedAtMs: nowMs,
       price,
       estimate,
-      charged: estimate,
+      charged: { ...estimate, outputTokens: 0 },
       grantedOutputTokens: money.grantedOutputTokens,
       holdPico: money.holdPico,
       promptKnown: false,
@@ -396,7 +403,7 @@ export class TenantAdmission {
   #putLease(lease: Lease, isolateId: string, limitIds: readonly string[], nowMs: number): void {
     const { leaseId: id, scope, cost, pico } = lease
     const dueAtMs = nowMs + this.#policy.leaseTtlMs + this.#policy.leaseReportGraceMs
-    this.#capacity.charge(limitIds, cost, nowMs)
+    this.#capacity.reserve(limitIds, cost, nowMs)
     this.#capacity.holdSlots(id, limitIds, cost.requests, dueAtMs)
     this.#addHeld(pico)
     this.#store.leases.put({
@@ -425,10 +432,10 @@ export class TenantAdmission {
     const known = over || this.#store.reservations.get(spend.requestId) !== undefined
     const limitIds = row?.limitIds ?? this.#capacity.limitsOn(lease.scope).map(({ id }) => id)
     if (known) {
-      if (fromLease) this.#capacity.charge(limitIds, subtractCost(NO_COST, spend.estimate), nowMs)
+      if (fromLease) this.#capacity.unreserve(limitIds, spend.estimate, nowMs)
       return
     }
-    if (!fromLease) this.#capacity.charge(limitIds, spend.estimate, nowMs)
+    if (!fromLease) this.#capacity.reserve(limitIds, spend.estimate, nowMs)
     this.#addHeld(spend.holdPico)
     const admittedAtMs = nowMs - spend.agoMs
     const reservation = this.#putReservation({
@@ -439,7 +446,7 @@ export class TenantAdmission {
       admittedAtMs,
       price: lease.price,
       estimate: spend.estimate,
-      charged: spend.estimate,
+      charged: { ...spend.estimate, outputTokens: 0 },
       grantedOutputTokens: spend.grantedOutputTokens,
       holdPico: spend.holdPico,
       promptKnown: false,
@@ -470,7 +477,7 @@ export class TenantAdmission {
   }
 
   #returnCapacity({ id, limitIds, granted, consumed }: LeaseRow, nowMs: number): void {
-    this.#capacity.charge(limitIds, subtractCost(consumed, granted), nowMs)
+    this.#capacity.unreserve(limitIds, subtractCost(granted, consumed), nowMs)
     this.#capacity.freeSlots(id)
   }
 
@@ -504,7 +511,11 @@ export class TenantAdmission {
 
   /** Buckets end at what was really used; hold and place are freed. */
   #endReservation(row: ReservationRow, used: Cost, nowMs: number): void {
-    this.#capacity.charge(row.limitIds, subtractCost(used, row.charged), nowMs)
+    const change = {
+      charged: subtractCost(used, row.charged),
+      heldOutputTokens: -heldOutput(row.estimate, row.charged),
+    }
+    this.#capacity.move(row.limitIds, change, nowMs)
     this.#capacity.freeSlots(row.id)
     this.#addHeld(-row.holdPico)
     this.#store.reservations.delete(row.id)
@@ -516,7 +527,7 @@ export class TenantAdmission {
     const scope = { projectId, keyId, model }
     const price = priceAt(model, acceptedAtMs, this.#terms.prices)
     const limitIds = this.#capacity.limitsOn(scope).map((limit) => limit.id)
-    this.#capacity.charge(limitIds, usedCost(record), nowMs)
+    this.#capacity.move(limitIds, { charged: usedCost(record), heldOutputTokens: 0 }, nowMs)
     const terms = { id, scope, price: price ?? FREE, admittedAtMs: acceptedAtMs }
     this.#postTerminal('settle', terms, billedUsage(record), nowMs)
   }
@@ -625,21 +636,23 @@ function usedCost(record: SettledRecord): Cost {
   }
 }
 
-/** What is to be charged of a running request by now: output is charged ahead, in steps. */
+/** What of a reservation's estimated output has not been made yet. */
+function heldOutput(estimate: Cost, charged: Cost): number {
+  return Math.max(0, estimate.outputTokens - charged.outputTokens)
+}
+
+/** What is to be charged of a running request by now: output as it is made, in whole steps. */
 function chargedAfter(row: ReservationRow, update: Progress): Cost {
   const { charged } = row
   const known = !row.promptKnown && update.promptTokens > 0
-  const stepped = Math.ceil(update.completionTokens / TRUE_UP_TOKENS) * TRUE_UP_TOKENS
-  const exceeds = update.completionTokens > charged.outputTokens
+  const stepped = Math.floor(update.completionTokens / TRUE_UP_TOKENS) * TRUE_UP_TOKENS
   return {
     requests: charged.requests,
     inputTokens: known ? update.promptTokens : charged.inputTokens,
     uncachedInputTokens: known
       ? update.promptTokens - update.cachedTokens
       : charged.uncachedInputTokens,
-    outputTokens: exceeds
-      ? Math.max(update.completionTokens, Math.min(stepped, row.grantedOutputTokens))
-      : charged.outputTokens,
+    outputTokens: Math.max(charged.outputTokens, stepped),
   }
 }
 

@@ -1,6 +1,6 @@
-import { mapCost, RATE_DIMENSIONS } from './cost.ts'
+import { mapCost, NO_COST, subtractCost } from './cost.ts'
 import type { Cost, RateDimension } from './cost.ts'
-import { charge, EMPTY_BUCKET, remaining, resetMs, waitMs } from './gcra.ts'
+import { charge, EMPTY_BUCKET, hold, remaining, resetMs, waitMs } from './gcra.ts'
 import type { Bucket } from './gcra.ts'
 import { limitsOn, rateOf } from './limits.ts'
 import type { Limit, RateLimit, Scope } from './limits.ts'
@@ -19,6 +19,12 @@ export interface LimitState {
   readonly waitMs: number
   /** Until nothing is owed any more; 0 for concurrency, which time does not free. */
   readonly resetMs: number
+}
+
+/** What a change of one request does to the buckets of its limits. */
+export interface CapacityChange {
+  readonly charged: Cost
+  readonly heldOutputTokens: number
 }
 
 type CapacityStore = Pick<TenantStore, 'buckets' | 'slots' | 'holders'>
@@ -65,16 +71,45 @@ export class TenantCapacity {
     }
   }
 
-  /** Moves every bucket that counts; negative amounts give back. Unknown limits have been dropped. */
-  charge(limitIds: readonly string[], cost: Cost, nowMs: number): void {
-    if (RATE_DIMENSIONS.every((dimension) => cost[dimension] === 0)) return
-    for (const limit of this.#limits) {
-      if (limit.dimension === 'concurrency' || !limitIds.includes(limit.id)) continue
-      const amount = cost[limit.dimension]
-      if (amount === 0) continue
-      const bucket = charge(this.#bucket(limit.id), rateOf(limit), amount, nowMs)
-      this.#store.buckets.put({ id: limit.id, ...bucket })
+  /** Takes what a request is estimated at: its output is held, all else is used at once. */
+  reserve(limitIds: readonly string[], cost: Cost, nowMs: number): void {
+    const { outputTokens } = cost
+    this.move(
+      limitIds,
+      { charged: { ...cost, outputTokens: 0 }, heldOutputTokens: outputTokens },
+      nowMs,
+    )
+  }
+
+  /** Gives back what `reserve` has taken. */
+  unreserve(limitIds: readonly string[], cost: Cost, nowMs: number): void {
+    this.reserve(limitIds, subtractCost(NO_COST, cost), nowMs)
+  }
+
+  /** Moves every bucket that counts; negative amounts give back. */
+  move(limitIds: readonly string[], change: CapacityChange, nowMs: number): void {
+    const { charged, heldOutputTokens } = change
+    const known = new Map(this.#limits.map((limit) => [limit.id, limit]))
+    for (const id of limitIds) {
+      const limit = known.get(id)
+      if (limit === undefined) {
+        this.#letGo(id, heldOutputTokens)
+        continue
+      }
+      if (limit.dimension === 'concurrency') continue
+      const amount = charged[limit.dimension]
+      const held = limit.dimension === 'outputTokens' ? heldOutputTokens : 0
+      if (amount === 0 && held === 0) continue
+      const bucket = charge(this.#bucket(id), rateOf(limit), amount, nowMs)
+      this.#store.buckets.put({ id, ...hold(bucket, held) })
     }
+  }
+
+  /** The limit has been dropped. Should it come back, it must not find what nobody holds any more. */
+  #letGo(limitId: string, change: number): void {
+    const row = this.#store.buckets.get(limitId)
+    if (row === undefined || row.held === 0) return
+    this.#store.buckets.put({ ...row, held: Math.max(0, row.held + change) })
   }
 
   /** Takes places for a request or a lease, or more or fewer for one that has some. */

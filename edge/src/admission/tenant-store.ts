@@ -112,7 +112,10 @@ export interface ReservationRow {
   readonly price: Price
   /** The estimate it was admitted with. */
   readonly estimate: Cost
-  /** What the buckets have been charged so far. */
+  /**
+   * What the buckets have been charged so far; of the output, what has been made. The remainder of
+   * the estimated output is held.
+   */
   readonly charged: Cost
   readonly grantedOutputTokens: number
   readonly holdPico: number
