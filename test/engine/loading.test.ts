@@ -3,6 +3,7 @@ import { parseModelConfig } from '#weights/layout/config.ts'
 import { tensorInventory } from '#weights/layout/inventory.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import { toyTensor } from '#weights/toy/tensors.ts'
+import { DeviceError } from '../../gpu-backend/src/device/device.ts'
 import { ReferenceDevice } from '../../gpu-backend/src/device/reference.ts'
 import {
   type DeviceBuffer,
@@ -115,6 +116,21 @@ describe('a checkpoint with FP8 experts', () => {
   )
 })
 
+/** Has no memory for what is called `label`. */
+class RefusingDevice extends ReferenceDevice {
+  readonly #label: string
+
+  constructor(label: string) {
+    super()
+    this.#label = label
+  }
+
+  override alloc(bytes: number, label: string): DeviceBuffer {
+    if (label !== this.#label) return super.alloc(bytes, label)
+    throw new DeviceError('out_of_memory', this.name, `no ${bytes} bytes for ${label}`)
+  }
+}
+
 describe('loading', () => {
   let tensors: SourceTensor[]
 
@@ -189,6 +205,32 @@ describe('loading', () => {
     await expect(loading).rejects.toMatchObject({ code: 'aborted' })
     expect(device.memory()).toMatchObject({ allocatedBytes: 0, buffers: 0 })
     expect(device.memory().peakBytes).toBeGreaterThan(6_000_000)
+  })
+
+  it('has all of its cache from the start where it is asked to', async () => {
+    const device = new ReferenceDevice()
+    const cache = { sequencesMax: 3, tokensMax: 1024, prefixesMax: 2 }
+    const options = { quantisation: 'on', mtp: true, cacheUpfront: true, cache } as const
+    const model = await loadModel(await memorySource(config, tensors), device, options)
+    const { bytesAllocated, pagesFree } = model.capacity()
+    expect(pagesFree).toBe(4)
+    const [first] = [0, 1, 2].map(() => model.createSequence({ maxTokens: 300 }))
+    if (first !== undefined) feed(model, first, goldenTokens(0, 256))
+    for (let kept = 0; kept < 2; kept++) {
+      expect(first && model.keepPrefix(first)).toMatchObject({ length: 256 })
+    }
+    expect(model.capacity().bytesAllocated).toBe(bytesAllocated)
+    model.close()
+    expect(device.memory()).toMatchObject({ allocatedBytes: 0, buffers: 0 })
+  })
+
+  it('leaves nothing on the device when the cache does not fit', async () => {
+    const device = new RefusingDevice('layers.4 window snapshot')
+    const options = { quantisation: 'on', mtp: true, cacheUpfront: true } as const
+    await expect(
+      loadModel(await memorySource(config, tensors), device, options),
+    ).rejects.toMatchObject({ code: 'out_of_memory' })
+    expect(device.memory()).toMatchObject({ allocatedBytes: 0, buffers: 0 })
   })
 
   it('leaves nothing on the device when a value is impossible', async () => {

@@ -171,6 +171,11 @@ export class Cache {
     }
   }
 
+  /** Allocates all that the limits allow, so that nothing is missing once it is needed. */
+  reserve(): void {
+    for (const pool of [this.#slots, this.#pages, this.#snapshots]) pool.reserve()
+  }
+
   /** Bytes of what is there by sequence (the page table among them), by page, and by kept prefix. */
   bytes(): { readonly slots: number; readonly pages: number; readonly snapshots: number } {
     return {

@@ -129,6 +129,11 @@ export interface LoadModelOptions {
   readonly cache?: Partial<CacheLimits>
   /** Absent: `compact` where values are rounded and the device has such rows, else `plain`. */
   readonly cacheRows?: CacheRows
+  /**
+   * Allocate all that the cache's limits allow, and fail now where it does not fit; else it grows as it
+   * is used. Absent: on a GPU, whose memory is bounded and whose recorded steps name addresses.
+   */
+  readonly cacheUpfront?: boolean
   readonly signal?: AbortSignal
   /** Bytes of weights on the device, of those to bring. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
@@ -162,12 +167,20 @@ export async function loadModel(
   const limits = { ...defaultLimits, ...options.cache }
   const quantise = options.quantisation === 'on'
   const rows = options.cacheRows ?? (quantise && device.formats.compactRows ? 'compact' : 'plain')
+  const cache = new Cache(device, shape, { limits, draft: weights.draft !== null, rows })
+  try {
+    if (options.cacheUpfront ?? device.name === 'cuda') cache.reserve()
+  } catch (error) {
+    cache.close()
+    for (const buffer of buffers) device.free(buffer)
+    throw error
+  }
   return new DeepSeekModel(
     {
       device,
       shape,
       weights,
-      cache: new Cache(device, shape, { limits, draft: weights.draft !== null, rows }),
+      cache,
       scratch: new Scratch(device),
       quantise,
     },

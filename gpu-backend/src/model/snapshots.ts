@@ -57,6 +57,10 @@ export class Snapshots {
     this.#members.push({ ring, kept, rows })
   }
 
+  reserve(): void {
+    this.#places.reserve()
+  }
+
   take(): number {
     return this.#places.take()
   }
