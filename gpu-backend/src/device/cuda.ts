@@ -42,6 +42,7 @@ export class CudaDevice implements Device, LaunchTarget {
   /** What launches of one op hand values to each other in, by name. */
   readonly #rooms = new Map<string, DeviceBuffer>()
   #recording: StepRecording | null = null
+  #held: { readonly op: string; readonly launch: Launch } | null = null
   #lastHandle = 0
   #allocatedBytes = 0
   #peakBytes = 0
@@ -104,7 +105,16 @@ export class CudaDevice implements Device, LaunchTarget {
     this.#assertOpen()
     const launcher: LaunchOp<OpTable[Op]> | undefined = this.#launchers[op]
     if (launcher === undefined) throw this.#error('unsupported_op', `there is no op ${op}`)
-    for (const launch of launcher(args, this)) this.#launch(op, launch)
+    for (const launch of launcher(args, this)) {
+      if (this.#recording === null) this.#launch(op, launch)
+      else this.#launchOrHold(op, launch)
+    }
+  }
+
+  /** Launches a kernel that belongs to no op. */
+  launch(launch: Launch): void {
+    this.#assertOpen()
+    this.#launch('a launch', launch)
   }
 
   replay<T>(key: string, body: () => T): T {
@@ -117,11 +127,13 @@ export class CudaDevice implements Device, LaunchTarget {
     this.#recording = recording
     try {
       const result = body()
+      this.#launchHeld()
       this.#recording = null
       this.#steps.keep(key, recording, result)
       return result
     } catch (error) {
       this.#recording = null
+      this.#held = null
       recording.abandon()
       if (!this.context.failed) recording.finish()
       throw error
@@ -184,6 +196,8 @@ export class CudaDevice implements Device, LaunchTarget {
 
   #release(buffer: DeviceBuffer): void {
     const { address } = this.#buffer(buffer)
+    // A launch that waits may have been given its address.
+    this.#launchHeld()
     this.#steps.forget(buffer)
     if (this.#recording?.buffers.has(buffer) === true) this.#recording.abandon()
     this.context.release(address)
@@ -199,6 +213,20 @@ export class CudaDevice implements Device, LaunchTarget {
     const shape = [...grid, ...block, sharedBytes] as const
     this.context.call('cuLaunchKernel', loaded.handle, ...shape, stream, pointers, null)
     this.#recording?.add(loaded.handle, shape, pointers)
+  }
+
+  /** In a recorded step a launch may wait for the next one, to become one with it. */
+  #launchOrHold(op: string, launch: Launch): void {
+    const joined = this.#held?.launch.join?.(launch) ?? null
+    if (joined === null) this.#launchHeld()
+    if (joined === null && launch.join === undefined) this.#launch(op, launch)
+    else this.#held = { op, launch: joined ?? launch }
+  }
+
+  #launchHeld(): void {
+    const held = this.#held
+    this.#held = null
+    if (held !== null) this.#launch(held.op, held.launch)
   }
 
   #giveBack(): void {

@@ -11,6 +11,7 @@ const deviceCodes: Readonly<Record<CudaErrorCode, DeviceErrorCode>> = {
   driver_too_old: 'device_unavailable',
   no_device: 'device_unavailable',
   no_kernels: 'device_unavailable',
+  no_peer_access: 'device_unavailable',
   out_of_memory: 'out_of_memory',
   call_refused: 'device_failed',
   device_failed: 'device_failed',

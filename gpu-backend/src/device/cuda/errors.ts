@@ -9,6 +9,8 @@ export type CudaErrorCode =
   | 'no_device'
   /** No kernels were built, or none for this GPU's architecture. */
   | 'no_kernels'
+  /** Two GPUs that are to work together cannot reach each other's memory. */
+  | 'no_peer_access'
   | 'out_of_memory'
   /** A call was refused: wrong arguments, a grid too large. The device goes on working. */
   | 'call_refused'
@@ -42,7 +44,7 @@ const results: Readonly<Record<number, readonly [name: string, code: CudaErrorCo
   201: ['INVALID_CONTEXT', 'call_refused'],
   209: ['NO_BINARY_FOR_GPU', 'no_kernels'],
   214: ['ECC_UNCORRECTABLE', 'device_failed'],
-  217: ['PEER_ACCESS_UNSUPPORTED', 'call_refused'],
+  217: ['PEER_ACCESS_UNSUPPORTED', 'no_peer_access'],
   218: ['INVALID_PTX', 'no_kernels'],
   220: ['NVLINK_UNCORRECTABLE', 'device_failed'],
   222: ['UNSUPPORTED_PTX_VERSION', 'no_kernels'],

@@ -30,6 +30,8 @@ export interface Launch {
   readonly sharedBytes: number
   /** In the order of the kernel's parameters. */
   readonly args: readonly KernelArg[]
+  /** The launch that does this one's work and the next one's, in no order; null where there is none. */
+  readonly join?: (next: Launch) => Launch | null
 }
 
 /** What launches are shaped by. */
