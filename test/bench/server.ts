@@ -127,6 +127,8 @@ async function benchBatch1(
     checkpoint: await publishToy(scratch.path),
     spoolDir: join(scratch.path, 'spool'),
     edgeUrl,
+    // What is looked for is what stands between a step and a client: the same steps on both sides.
+    changes: { SLUICE_SPECULATION: '0' },
   })
   const config = await parseConfig(env)
   const now = Date.now

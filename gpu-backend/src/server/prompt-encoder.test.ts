@@ -105,6 +105,18 @@ describe('PromptEncoder', () => {
     expect(await fine).toEqual(Int32Array.of(3))
   })
 
+  it('refuses what waits when it is closed', async () => {
+    const { encoder, thread } = setUp()
+    const current = encoder.encode(long('a'), wanted)
+    const waiting = encoder.encode(long('b'), wanted)
+    await Promise.all([
+      expect(waiting).rejects.toThrow('the encoder was closed'),
+      encoder.close().then(() => thread().emit('exit', 1)),
+      expect(current).rejects.toThrow('the encoding thread ended on this prompt'),
+    ])
+    expect(thread().terminated).toBe(true)
+  })
+
   it('gives on a thread of its own the ids it gives here', async () => {
     const tokenizerJson = new TextEncoder().encode(JSON.stringify(toyTokenizer(512)))
     const worker = new URL('encode-worker.ts', import.meta.url)

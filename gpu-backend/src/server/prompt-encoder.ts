@@ -21,9 +21,9 @@ export interface EncodeThread {
 
 /**
  * Prompts of up to so many UTF-16 units are encoded where they are: at some two million units a
- * second that takes under four milliseconds, and a message to another thread is not free either.
+ * second that takes about two milliseconds, and a message to another thread is not free either.
  */
-export const encodeHereUnitsMax = 8192
+export const encodeHereUnitsMax = 4096
 
 interface Waiting {
   readonly pieces: readonly PromptPiece[]
@@ -66,6 +66,7 @@ export class PromptEncoder {
   }
 
   async close(): Promise<void> {
+    for (const { reject } of this.#queue.splice(0)) reject(new Error('the encoder was closed'))
     await this.#thread?.terminate()
   }
 

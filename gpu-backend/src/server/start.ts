@@ -231,7 +231,7 @@ async function shutdown(parts: Parts, graceMs: number): Promise<void> {
   const { backend, engine, servers, spool, pushing, reporting } = parts
   backend.drain()
   reporting.announce()
-  const closed = Promise.all(servers.map(closing)).then(() => undefined)
+  // Still listening: who comes now is told when to try again, and resumed streams find their end.
   await within(graceMs, backend.requests.whenIdle())
   backend.requests.abortAll(
     new ApiError('server_is_overloaded', 'This backend is shutting down. Try again.'),
@@ -240,6 +240,7 @@ async function shutdown(parts: Parts, graceMs: number): Promise<void> {
   // Whoever does not read what is written to it would hold everything up.
   if (!idle) for (const server of servers) server.closeAllConnections()
   await backend.requests.whenIdle()
+  const closed = Promise.all(servers.map(closing)).then(() => undefined)
   await engine.terminate()
   await backend.close()
   await pushing.finish()
