@@ -359,7 +359,7 @@ SLUICE_DEVICE void keepWindow(const AttentionArgs& args) {
 
 }  // namespace
 
-SLUICE_KERNEL(attention_rows, AttentionArgs, threads) {
+SLUICE_KERNEL(attention_rows, AttentionArgs, threads, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   const Room room(shared, args.head);
   const int row = static_cast<int>(blockIdx.z);

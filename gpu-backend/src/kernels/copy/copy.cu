@@ -13,7 +13,7 @@ struct CopyArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(copy_bytes, CopyArgs, 256) {
+SLUICE_KERNEL(copy_bytes, CopyArgs, 256, 2) {
   const int64_t first = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t step = int64_t{gridDim.x} * blockDim.x;
   const uintptr_t places = reinterpret_cast<uintptr_t>(args.from) | reinterpret_cast<uintptr_t>(args.to);

@@ -23,15 +23,11 @@ SLUICE_DEVICE void mmaBf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t
 #else
 
 /// Puts the lanes' fragments together, multiplies, and hands the tile out again.
-inline void mmaExchange(uint32_t mask, const simt::Words* in, simt::Words* out) {
+SLUICE_UNSEEN inline void mmaExchange(uint32_t mask, const simt::Words* in, simt::Words* out) {
   if (mask != allLanes) simt::fail("mma without all lanes of its warp");
   float a[16][16];
   float b[16][8];
   float c[16][8];
-  const auto pair = [](uint32_t word, float& low, float& high) {
-    low = __uint_as_float(word << 16);
-    high = __uint_as_float(word & 0xffff0000u);
-  };
   for (int lane = 0; lane < 32; lane++) {
     const int g = lane / 4;
     const int t = lane % 4;
@@ -39,12 +35,14 @@ inline void mmaExchange(uint32_t mask, const simt::Words* in, simt::Words* out) 
     for (int i = 0; i < 4; i++) {
       float* const row = a[g + 8 * (i % 2)];
       const int column = 2 * t + 8 * (i / 2);
-      pair(words[i], row[column], row[column + 1]);
+      row[column] = fromBf16(words[i] & 0xffffu);
+      row[column + 1] = fromBf16(words[i] >> 16);
       c[g + 8 * (i / 2)][2 * t + i % 2] = __uint_as_float(words[6 + i]);
     }
     for (int i = 0; i < 2; i++) {
       const int row = 2 * t + 8 * i;
-      pair(words[4 + i], b[row][g], b[row + 1][g]);
+      b[row][g] = fromBf16(words[4 + i] & 0xffffu);
+      b[row + 1][g] = fromBf16(words[4 + i] >> 16);
     }
   }
   for (int row = 0; row < 16; row++) {

@@ -8,9 +8,11 @@
 
 #include <cstdint>
 
-/// The kernel `name(const Args args)`, launched with at most `threads` threads a block.
-#define SLUICE_KERNEL(name, Args, threads) \
-  extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Args args)
+/// The kernel `name(const Args args)`, launched with at most `threads` threads a block, of which a
+/// multiprocessor has room for `blocks` at once.
+#define SLUICE_KERNEL(name, Args, threads, blocks)              \
+  extern "C" __global__ void __launch_bounds__(threads, blocks) \
+      name(const __grid_constant__ Args args)
 
 #define SLUICE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 

@@ -23,7 +23,7 @@ struct DraftInputsArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(draft_inputs, DraftInputsArgs, 256) {
+SLUICE_KERNEL(draft_inputs, DraftInputsArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   float* const room = reinterpret_cast<float*>(shared);
   float* const values = room + 32;

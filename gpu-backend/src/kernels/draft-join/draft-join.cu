@@ -14,7 +14,7 @@ struct DraftJoinArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(draft_join, DraftJoinArgs, 256) {
+SLUICE_KERNEL(draft_join, DraftJoinArgs, 256, 2) {
   const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   if (column >= args.hidden) return;
   const int64_t row = blockIdx.x;

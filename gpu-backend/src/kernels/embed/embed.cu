@@ -17,7 +17,7 @@ struct EmbedArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(embed_rows, EmbedArgs, 256) {
+SLUICE_KERNEL(embed_rows, EmbedArgs, 256, 2) {
   const int64_t row = blockIdx.x;
   const int token = args.tokens[row];
   const bool known = token >= 0 && token < args.vocabulary;

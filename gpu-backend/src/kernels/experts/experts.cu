@@ -155,7 +155,7 @@ SLUICE_DEVICE Group tileOf(const ExpertsArgs& args, int* members) {
 
 }  // namespace
 
-SLUICE_KERNEL(experts_up, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_up, ExpertsArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   int* const members = reinterpret_cast<int*>(shared) + 4;
   unsigned char* const tile = shared + (4 + args.places() + tokensOfTile) / 4 * 16;
@@ -181,7 +181,7 @@ SLUICE_KERNEL(experts_up, ExpertsArgs, 256) {
   }
 }
 
-SLUICE_KERNEL(experts_down, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_down, ExpertsArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   int* const room = reinterpret_cast<int*>(shared);
   int* const members = room + 4;
@@ -206,7 +206,7 @@ SLUICE_KERNEL(experts_down, ExpertsArgs, 256) {
 }
 
 /// Places by expert; one block. Results do not depend on their order within an expert.
-SLUICE_KERNEL(experts_sort, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_sort, ExpertsArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   unsigned* const next = reinterpret_cast<unsigned*>(shared);
   const int step = static_cast<int>(blockDim.x);
@@ -237,7 +237,7 @@ SLUICE_KERNEL(experts_sort, ExpertsArgs, 256) {
   }
 }
 
-SLUICE_KERNEL(experts_up_many, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_up_many, ExpertsArgs, 256, 1) {
   SLUICE_DYNAMIC_SHARED(shared);
   int* const members = reinterpret_cast<int*>(shared);
   const Group group = tileOf(args, members);
@@ -267,7 +267,7 @@ SLUICE_KERNEL(experts_up_many, ExpertsArgs, 256) {
   }
 }
 
-SLUICE_KERNEL(experts_down_many, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_down_many, ExpertsArgs, 256, 1) {
   SLUICE_DYNAMIC_SHARED(shared);
   int* const members = reinterpret_cast<int*>(shared);
   const Group group = tileOf(args, members);
@@ -288,7 +288,7 @@ SLUICE_KERNEL(experts_down_many, ExpertsArgs, 256) {
   });
 }
 
-SLUICE_KERNEL(experts_sum, ExpertsArgs, 256) {
+SLUICE_KERNEL(experts_sum, ExpertsArgs, 256, 2) {
   sumPlaces(args, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y * blockDim.x),
             static_cast<int>(blockDim.x));
 }

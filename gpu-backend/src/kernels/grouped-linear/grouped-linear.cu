@@ -58,17 +58,17 @@ SLUICE_DEVICE void few(const GroupedLinearArgs& args, unsigned char* shared) {
 
 }  // namespace
 
-SLUICE_KERNEL(grouped_linear_8, GroupedLinearArgs, 256) {
+SLUICE_KERNEL(grouped_linear_8, GroupedLinearArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   few<1>(args, shared);
 }
 
-SLUICE_KERNEL(grouped_linear_16, GroupedLinearArgs, 256) {
+SLUICE_KERNEL(grouped_linear_16, GroupedLinearArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   few<2>(args, shared);
 }
 
-SLUICE_KERNEL(grouped_linear_64, GroupedLinearArgs, 256) {
+SLUICE_KERNEL(grouped_linear_64, GroupedLinearArgs, 256, 1) {
   constexpr int tiles = 8;
   constexpr int outputs = warpOutputs * columnSlices;
   SLUICE_DYNAMIC_SHARED(shared);

@@ -22,7 +22,7 @@ struct HcHeadArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(hc_head, HcHeadArgs, 256) {
+SLUICE_KERNEL(hc_head, HcHeadArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   float* const room = reinterpret_cast<float*>(shared);
   float* const logits = room + 32;

@@ -12,7 +12,7 @@ struct HcPostArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(hc_post, HcPostArgs, 256) {
+SLUICE_KERNEL(hc_post, HcPostArgs, 256, 2) {
   const int column = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x);
   const int row = static_cast<int>(blockIdx.x);
   if (column >= args.streams.hidden) return;

@@ -69,7 +69,7 @@ SLUICE_DEVICE void weigh(const HcPreArgs& args, int row, const float* logits, fl
 
 }  // namespace
 
-SLUICE_KERNEL(hc_pre, HcPreArgs, 256) {
+SLUICE_KERNEL(hc_pre, HcPreArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   float* const room = reinterpret_cast<float*>(shared);
   float* const logits = room + 32;

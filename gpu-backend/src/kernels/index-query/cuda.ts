@@ -1,21 +1,30 @@
 import type { LaunchOp } from '../../device/cuda/launch.ts'
 import { rowCount } from '../../device/tensor.ts'
-import { ArgStruct, launch } from '../cuda/args.ts'
+import { ArgStruct } from '../cuda/args.ts'
+import { rowTask } from '../cuda/row-tasks/row-tasks.ts'
 import type { IndexQueryArgs } from './index-query.ts'
 
 const headsOfBlock = 8
 
 export const launchIndexQuery: LaunchOp<IndexQueryArgs> = (args, target) => {
-  const [rows = 0, heads = 0, head = 0] = args.queries.shape
+  const { queries, frequencies } = args
+  const [rows = 0, heads = 0, head = 0] = queries.shape
   const struct = new ArgStruct('index-query', target)
-    .activation(args.queries)
-    .tensor(args.frequencies)
+    .activation(queries)
+    .tensor(frequencies)
     .tensor(args.rows)
+    .i32(rows)
     .i32(heads)
     .i32(head)
-    .i32(rowCount(args.frequencies))
+    .i32(rowCount(frequencies))
     .flag(args.quantise)
-  const grid = [rows, Math.ceil(heads / headsOfBlock)] as const
-  const sharedBytes = 4 * headsOfBlock * head
-  return [launch('index_query', { grid, threads: 256, sharedBytes }, struct)]
+  const task = {
+    kind: 'index-query' as const,
+    blocks: rows * Math.ceil(heads / headsOfBlock),
+    sharedBytes: 4 * headsOfBlock * head,
+    args: struct.bytes(),
+    reads: [frequencies, args.rows],
+    writes: [queries],
+  }
+  return [rowTask(task, target)]
 }

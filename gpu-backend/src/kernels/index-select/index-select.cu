@@ -152,7 +152,7 @@ SLUICE_DEVICE void writePicks(const IndexSelectArgs& args, const float* scores, 
 
 }  // namespace
 
-SLUICE_KERNEL(index_select, IndexSelectArgs, threads) {
+SLUICE_KERNEL(index_select, IndexSelectArgs, threads, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   unsigned* const counts = reinterpret_cast<unsigned*>(shared);
   float* const parts = reinterpret_cast<float*>(counts + digits);

@@ -24,7 +24,7 @@ struct LatentNormArgs {
 
 }  // namespace
 
-SLUICE_KERNEL(latent_norm, LatentNormArgs, 256) {
+SLUICE_KERNEL(latent_norm, LatentNormArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   float* const room = reinterpret_cast<float*>(shared);
   float* const values = room + 32;

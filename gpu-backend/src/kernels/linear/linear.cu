@@ -57,17 +57,17 @@ SLUICE_DEVICE void few(const LinearArgs& args, unsigned char* shared) {
 
 }  // namespace
 
-SLUICE_KERNEL(linear_8, LinearArgs, 256) {
+SLUICE_KERNEL(linear_8, LinearArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   few<1>(args, shared);
 }
 
-SLUICE_KERNEL(linear_16, LinearArgs, 256) {
+SLUICE_KERNEL(linear_16, LinearArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   few<2>(args, shared);
 }
 
-SLUICE_KERNEL(linear_64, LinearArgs, 256) {
+SLUICE_KERNEL(linear_64, LinearArgs, 256, 1) {
   constexpr int tiles = 8;
   SLUICE_DYNAMIC_SHARED(shared);
   const int block = static_cast<int>(blockIdx.x);

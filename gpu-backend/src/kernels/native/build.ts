@@ -66,9 +66,13 @@ export function ensureSimtLibrary(options: BuildOptions = {}): Promise<NativeBui
   )
 }
 
-/** The same kernels as a program that runs launches from its input (`cuda/simt/run.cc`). */
+/**
+ * The same kernels as a program that runs launches from its input (`cuda/simt/run.cc`), and with them
+ * those that have mistakes planted.
+ */
 export function ensureSimtProgram(options: BuildOptions = {}): Promise<NativeBuild> {
-  const isPart = (name: string): boolean => inSimt(name) || name === 'cuda/simt/run.cc'
+  const more = ['cuda/simt/run.cc', 'cuda/testing/faults.cu']
+  const isPart = (name: string): boolean => inSimt(name) || more.includes(name)
   return ensureBuilt(
     { what: 'the program of simulated kernels', isPart, link: simtProgramFlags, ext: 'program' },
     options,
@@ -187,7 +191,7 @@ async function planBuild(
 const includeLine = /^#include "([^"]+)"/gm
 
 /** Sources by their path below a folder, each read once. */
-class Sources {
+export class Sources {
   readonly #directory: string
   readonly #texts = new Map<string, Promise<string>>()
 

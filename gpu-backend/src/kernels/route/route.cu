@@ -108,7 +108,7 @@ SLUICE_DEVICE void choose(const RouteArgs& args, int row) {
 
 }  // namespace
 
-SLUICE_KERNEL(route_rows, RouteArgs, 256) {
+SLUICE_KERNEL(route_rows, RouteArgs, 256, 2) {
   SLUICE_DYNAMIC_SHARED(shared);
   const int firstRow = static_cast<int>(blockIdx.y) * rowsOfBlock;
   const int end = static_cast<int>(blockIdx.x + 1) * expertsOfBlock;

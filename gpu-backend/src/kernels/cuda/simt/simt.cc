@@ -13,10 +13,8 @@ void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* at);
 void __tsan_release(void* at);
 }
-#define UNSEEN __attribute__((no_sanitize("thread")))
 #else
 #define SLUICE_TSAN 0
-#define UNSEEN
 #endif
 
 namespace simt {
@@ -67,8 +65,8 @@ uint64_t randomState;
 void* schedulerAnnounced;
 /// What the sanitizer takes for the places where threads wait for each other.
 char barrierOrder;
-char launchBegun;
-char launchEnded;
+char blockBegun;
+char blockEnded;
 #endif
 
 enum class RunOrder { forward, reverse, random };
@@ -139,7 +137,7 @@ sluice_simt_switch:
 #error "the SIMT build knows x86-64 and arm64"
 #endif
 
-UNSEEN void giveWay() {
+SLUICE_UNSEEN void giveWay() {
   Fiber* const self = static_cast<Fiber*>(current);
 #if SLUICE_TSAN
   __tsan_switch_to_fiber(schedulerAnnounced, 1);
@@ -147,7 +145,7 @@ UNSEEN void giveWay() {
   sluice_simt_switch(&self->stackPointer, schedulerStack);
 }
 
-UNSEEN void resume(Fiber* fiber) {
+SLUICE_UNSEEN void resume(Fiber* fiber) {
   current = fiber;
 #if SLUICE_TSAN
   __tsan_switch_to_fiber(fiber->announced, 1);
@@ -155,27 +153,27 @@ UNSEEN void resume(Fiber* fiber) {
   sluice_simt_switch(&schedulerStack, fiber->stackPointer);
 }
 
-UNSEEN void fiberMain() {
+SLUICE_UNSEEN void fiberMain() {
 #if SLUICE_TSAN
-  __tsan_acquire(&launchBegun);
+  __tsan_acquire(&blockBegun);
 #endif
   threadBody(threadParams);
 #if SLUICE_TSAN
-  __tsan_release(&launchEnded);
+  __tsan_release(&blockEnded);
 #endif
   static_cast<Fiber*>(current)->state = State::done;
   giveWay();
   fail("a finished thread was run again");
 }
 
-UNSEEN void* mapped(size_t bytes) {
+SLUICE_UNSEEN void* mapped(size_t bytes) {
   void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) fail("no room for stacks");
   return at;
 }
 
-UNSEEN void prepare(Fiber& fiber, int number) {
+SLUICE_UNSEEN void prepare(Fiber& fiber, int number) {
   if (fiber.stack == nullptr) {
     fiber.stack = mapped(stackBytes);
 #if SLUICE_TSAN
@@ -200,12 +198,12 @@ UNSEEN void prepare(Fiber& fiber, int number) {
   fiber.stackPointer = top;
 }
 
-UNSEEN uint32_t nextRandom() {
+SLUICE_UNSEEN uint32_t nextRandom() {
   randomState = randomState * 6364136223846793005u + 1442695040888963407u;
   return static_cast<uint32_t>(randomState >> 33);
 }
 
-UNSEEN void orderLanes() {
+SLUICE_UNSEEN void orderLanes() {
   for (int i = 0; i < warpSize; i++) order[i] = runOrder == RunOrder::reverse ? warpSize - 1 - i : i;
   if (runOrder != RunOrder::random) return;
   for (int i = warpSize - 1; i > 0; i--) {
@@ -217,7 +215,7 @@ UNSEEN void orderLanes() {
 }
 
 /// Runs a warp's lanes until each waits at the block's barrier, or for lanes that do not come.
-UNSEEN void runWarp(int warp) {
+SLUICE_UNSEEN void runWarp(int warp) {
   const int first = warp * warpSize;
   for (bool ran = true; ran;) {
     ran = false;
@@ -231,7 +229,7 @@ UNSEEN void runWarp(int warp) {
   }
 }
 
-UNSEEN void runBlock() {
+SLUICE_UNSEEN void runBlock() {
   const int warpCount = (threadCount + warpSize - 1) / warpSize;
   for (int i = 0; i < threadCount; i++) prepare(fibers[i], i);
   for (int warp = 0; warp < warpCount; warp++) warps[warp].waiting = 0;
@@ -254,7 +252,7 @@ UNSEEN void runBlock() {
   }
 }
 
-UNSEEN RunOrder orderFromEnvironment() {
+SLUICE_UNSEEN RunOrder orderFromEnvironment() {
   const char* const name = std::getenv("SLUICE_SIMT_ORDER");
   if (name == nullptr || std::strcmp(name, "forward") == 0) return RunOrder::forward;
   if (std::strcmp(name, "reverse") == 0) return RunOrder::reverse;
@@ -263,20 +261,20 @@ UNSEEN RunOrder orderFromEnvironment() {
 }
 
 /// Fills a block's shared memory, and the words behind it that no thread may touch.
-UNSEEN void fillShared(uint32_t* words, uint32_t count) {
+SLUICE_UNSEEN void fillShared(uint32_t* words, uint32_t count) {
   for (uint32_t i = 0; i < count; i++) words[i] = notANumber;
 }
 
 }  // namespace
 
-UNSEEN void fail(const char* what) {
+SLUICE_UNSEEN void fail(const char* what) {
   std::fprintf(stderr, "simt: %s (block %u %u %u)\n", what, blockIndex.x, blockIndex.y,
                blockIndex.z);
   std::fflush(stderr);
   std::abort();
 }
 
-UNSEEN void barrier() {
+SLUICE_UNSEEN void barrier() {
 #if SLUICE_TSAN
   __tsan_release(&barrierOrder);
 #endif
@@ -287,7 +285,7 @@ UNSEEN void barrier() {
 #endif
 }
 
-UNSEEN void meet(uint32_t mask, Exchange exchange, const uint32_t* in, uint32_t* out) {
+SLUICE_UNSEEN void meet(uint32_t mask, Exchange exchange, const uint32_t* in, uint32_t* out) {
   Fiber* const self = static_cast<Fiber*>(current);
   Warp& warp = warps[self->number / warpSize];
   const int lane = self->number % warpSize;
@@ -314,7 +312,7 @@ UNSEEN void meet(uint32_t mask, Exchange exchange, const uint32_t* in, uint32_t*
   for (int i = 0; i < exchangeWords; i++) out[i] = warp.out[lane][i];
 }
 
-UNSEEN void meetInOrder(uint32_t mask) {
+SLUICE_UNSEEN void meetInOrder(uint32_t mask) {
   uint32_t words[exchangeWords] = {};
 #if SLUICE_TSAN
   char* const place = &warps[current->number / warpSize].order;
@@ -326,7 +324,7 @@ UNSEEN void meetInOrder(uint32_t mask) {
 #endif
 }
 
-UNSEEN void shuffle(uint32_t mask, const Words* in, Words* out) {
+SLUICE_UNSEEN void shuffle(uint32_t mask, const Words* in, Words* out) {
   for (int lane = 0; lane < warpSize; lane++) {
     if ((mask >> lane & 1) == 0) continue;
     const uint32_t from = in[lane][1];
@@ -334,7 +332,7 @@ UNSEEN void shuffle(uint32_t mask, const Words* in, Words* out) {
   }
 }
 
-UNSEEN void ballot(uint32_t mask, const Words* in, Words* out) {
+SLUICE_UNSEEN void ballot(uint32_t mask, const Words* in, Words* out) {
   uint32_t votes = 0;
   for (int lane = 0; lane < warpSize; lane++) {
     if ((mask >> lane & 1) != 0 && in[lane][0] != 0) votes |= 1u << lane;
@@ -342,7 +340,7 @@ UNSEEN void ballot(uint32_t mask, const Words* in, Words* out) {
   for (int lane = 0; lane < warpSize; lane++) out[lane][0] = votes;
 }
 
-UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** params), int threadsMax) {
+SLUICE_UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** params), int threadsMax) {
   gridExtent = {launch->grid[0], launch->grid[1], launch->grid[2]};
   blockExtent = {launch->block[0], launch->block[1], launch->block[2]};
   threadCount = static_cast<int>(blockExtent.x * blockExtent.y * blockExtent.z);
@@ -352,10 +350,6 @@ UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** params), int
   runOrder = orderFromEnvironment();
   randomState = 1;
   orderLanes();
-#if SLUICE_TSAN
-  schedulerAnnounced = __tsan_get_current_fiber();
-  __tsan_release(&launchBegun);
-#endif
   const uint32_t words = (launch->sharedBytes + 3) / 4;
   // Its own allocation of the very size, so that an address sanitizer knows where it ends.
   void* room = nullptr;
@@ -373,7 +367,15 @@ UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** params), int
       for (unsigned x = 0; x < gridExtent.x; x++) {
         blockIndex = {x, y, z};
         fillShared(shared, static_cast<uint32_t>(roomBytes / 4));
+#if SLUICE_TSAN
+        // Blocks share nothing but what they may: their order is not looked at.
+        schedulerAnnounced = __tsan_get_current_fiber();
+        __tsan_release(&blockBegun);
+#endif
         runBlock();
+#if SLUICE_TSAN
+        __tsan_acquire(&blockEnded);
+#endif
         for (uint32_t i = words; i < roomBytes / 4; i++) {
           if (shared[i] != notANumber) fail("a block wrote behind its shared memory");
         }
@@ -381,9 +383,6 @@ UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** params), int
     }
   }
   std::free(room);
-#if SLUICE_TSAN
-  __tsan_acquire(&launchEnded);
-#endif
 }
 
 }  // namespace simt

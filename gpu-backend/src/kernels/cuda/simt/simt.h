@@ -20,6 +20,13 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __restrict__ __restrict
 
+/// What the thread sanitizer does not look at: the runtime's own doings, which one thread does at a time.
+#if defined(__SANITIZE_THREAD__)
+#define SLUICE_UNSEEN __attribute__((no_sanitize("thread")))
+#else
+#define SLUICE_UNSEEN
+#endif
+
 struct dim3 {
   unsigned x, y, z;
 };
@@ -151,7 +158,7 @@ inline float __uint_as_float(uint32_t bits) {
 #define SLUICE_EXPORTED __attribute__((visibility("default")))
 
 /// The kernel `name(const Args args)` and what the fake driver calls it by. Its body follows.
-#define SLUICE_KERNEL(name, Args, threads)                                                   \
+#define SLUICE_KERNEL(name, Args, threads, blocks)                                           \
   static void name##Body(const Args& args);                                                  \
   extern "C" {                                                                               \
   SLUICE_EXPORTED extern const SluiceSimtParams sluice_simt_##name##_params;                 \

@@ -41,7 +41,7 @@ export class SimtDevice implements Device {
     this.#environment = {
       SLUICE_SIMT_ORDER: order,
       ASAN_OPTIONS: 'detect_leaks=0:detect_stack_use_after_return=0',
-      TSAN_OPTIONS: 'halt_on_error=1:report_signal_unsafe=0',
+      TSAN_OPTIONS: 'halt_on_error=1:report_signal_unsafe=0:atexit_sleep_ms=0',
     }
   }
 
