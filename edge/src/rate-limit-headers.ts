@@ -12,7 +12,7 @@ export interface LimitView {
 }
 
 /** A dimension as headers and refusals call it. */
-const DIMENSION_NAMES = {
+export const DIMENSION_NAMES = {
   requests: 'requests',
   inputTokens: 'input-tokens',
   uncachedInputTokens: 'uncached-input-tokens',
