@@ -5,6 +5,7 @@ import type {
   EngineStats,
   GenerationRequest,
 } from '../../gpu-backend/src/engine/protocol.ts'
+import type { Constraints } from '../../gpu-backend/src/grammar/constraint.ts'
 import { seededRandom } from '../../gpu-backend/src/engine/random.ts'
 import type { SchedulerLimits } from '../../gpu-backend/src/engine/scheduler.ts'
 import type { Speculation } from '../../gpu-backend/src/engine/speculation.ts'
@@ -26,11 +27,17 @@ export class EngineRun {
   readonly #engine: Engine
   #open = 0
 
-  constructor(model: EngineModel, limits: SchedulerLimits, speculation: Speculation | null = null) {
+  constructor(
+    model: EngineModel,
+    limits: SchedulerLimits,
+    speculation: Speculation | null = null,
+    constraints: Constraints | null = null,
+  ) {
     this.#engine = new Engine({
       model,
       limits,
       speculation,
+      ...(constraints === null ? {} : { constraints }),
       random: seededRandom(1),
       now: () => this.nowMs,
       emit: (events) => {

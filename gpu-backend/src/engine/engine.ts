@@ -1,9 +1,10 @@
 import { strict as assert } from 'node:assert'
 import type { CachedPrefix, Model, Segment, Sequence } from '../model/model.ts'
+import type { Constraints } from '../grammar/constraint.ts'
 import { PageKeys } from './prefix-cache.ts'
 import type { EndReason, EngineEvent, EngineStats, GenerationRequest } from './protocol.ts'
 import type { Random } from './random.ts'
-import { createSampler, type Sampler } from './sampler.ts'
+import { createSampler, type Sampler, type TokenConstraint } from './sampler.ts'
 import {
   type Admission,
   Scheduler,
@@ -33,9 +34,11 @@ export interface EngineOptions {
   readonly limits: SchedulerLimits
   /** Guesses tokens ahead, over the same model; absent: every token takes a step. */
   readonly speculation?: Speculation | null
+  /** Holds answers to grammars; absent: no request has one. */
+  readonly constraints?: Pick<Constraints, 'create'>
   /** Draws a seed for each request that brings none. */
   readonly random: Random
-  /** Unix time in milliseconds and fractions of them; never goes back. */
+  /** Unix time in milliseconds: deadlines are the edge's, whatever it does to the clock here. */
   readonly now: () => number
   /** Told at least once a step: before the model runs, which may take long, and after. */
   readonly emit: (events: readonly EngineEvent[]) => void
@@ -173,13 +176,25 @@ export class Engine {
     pageKeys?.push(prompt)
     return {
       request,
-      sampler: createSampler({ sampling, seed, topLogprobs, constraint: null }),
+      sampler: createSampler({
+        sampling,
+        seed,
+        topLogprobs,
+        constraint: this.#constraintOf(request),
+      }),
       pageKeys,
       tokens: new TokenList(prompt),
       guesses: this.#options.speculation?.open() ?? null,
       sequence: null,
       generated: 0,
     }
+  }
+
+  #constraintOf({ grammar, outputTokensMax }: GenerationRequest): TokenConstraint | null {
+    if (grammar === undefined) return null
+    const { constraints } = this.#options
+    assert(constraints !== undefined, 'an engine that takes grammars has constraints')
+    return constraints.create(grammar, outputTokensMax)
   }
 
   #pace(nowMs: number): Pace {
@@ -346,20 +361,21 @@ export class Engine {
 
   #measure(segments: readonly ScheduledSegment[], startedMs: number): void {
     const nowMs = this.#options.now()
+    const tookMs = Math.max(0, nowMs - startedMs)
     const prefill = segments.filter((segment) => segment.prefill)
     const promptTokens = prefill.reduce((total, { count }) => total + count, 0)
     this.#totals.promptTokensTotal += promptTokens
     if (segments.length > 0) {
       this.#totals.stepsTotal += 1
-      this.#totals.stepSecondsTotal += (nowMs - startedMs) / 1000
+      this.#totals.stepSecondsTotal += tookMs / 1000
     }
     // Only steps full of prompts tell how fast those go; with few tokens others' time prevails.
-    if (promptTokens >= this.#options.limits.stepTokensMax / 2 && nowMs > startedMs) {
-      const pace = promptTokens / (nowMs - startedMs)
+    if (promptTokens >= this.#options.limits.stepTokensMax / 2 && tookMs > 0) {
+      const pace = promptTokens / tookMs
       this.#promptTokensPerMs ??= pace
       this.#promptTokensPerMs += paceWeight * (pace - this.#promptTokensPerMs)
     }
-    if (!this.idle && nowMs - this.#statsAtMs < statsEveryMs) return
+    if (!this.idle && Math.abs(nowMs - this.#statsAtMs) < statsEveryMs) return
     this.#statsAtMs = nowMs
     this.#options.emitStats?.(this.stats)
   }

@@ -1,4 +1,5 @@
 import type { DeviceName } from '../device/device.ts'
+import type { Grammar } from '../grammar/grammar.ts'
 import type { Numerics } from '../kernels/native/addon.ts'
 import type { Quantisation } from '../model/model.ts'
 import type { SampledLogprobs, SamplingOptions } from './sampling.ts'
@@ -40,6 +41,8 @@ export interface GenerationRequest {
    * the time it takes what another one asked; null: this request shares with nobody.
    */
   readonly cacheSalt: string | null
+  /** What the answer is held to; absent: it is free. */
+  readonly grammar?: Grammar
 }
 
 export type EngineCommand =

@@ -1,10 +1,13 @@
 import { strict as assert } from 'node:assert'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { parentPort, workerData } from 'node:worker_threads'
-import { openCheckpoint } from '#weights/checkpoint.ts'
+import { openCheckpoint, type Checkpoint } from '#weights/checkpoint.ts'
 import { openStore } from '#weights/store/open.ts'
 import { openDevice } from '../device/open.ts'
+import { formControls } from '../grammar/answer-grammar.ts'
+import { Constraints } from '../grammar/constraint.ts'
 import { loadModel, type Model } from '../model/model.ts'
+import { readTokenBytes } from '../text/tokenizer.ts'
 import { Engine } from './engine.ts'
 import type { EngineCommand, EngineReport, EngineSettings } from './protocol.ts'
 import { Speculation } from './speculation.ts'
@@ -21,8 +24,14 @@ function report(message: EngineReport): void {
   port?.postMessage(message)
 }
 
-async function load(): Promise<Model> {
-  const checkpoint = await openCheckpoint(openStore(settings.checkpoint, process.env))
+/** What the tokens spell, for answers that are held to a form. */
+async function loadConstraints(checkpoint: Checkpoint): Promise<Constraints> {
+  const { config, manifest } = checkpoint
+  const tokens = readTokenBytes(await checkpoint.readFile(manifest.tokenizerFile), formControls)
+  return new Constraints(tokens, { size: config.vocabSize, endToken: config.eosTokenId })
+}
+
+async function load(checkpoint: Checkpoint): Promise<Model> {
   const device = await openDevice(settings.device, {
     numerics: settings.numerics,
     onNote: (note) => report({ kind: 'note', note }),
@@ -42,13 +51,16 @@ async function load(): Promise<Model> {
 }
 
 report({ kind: 'progress', progress: { phase: 'checkpoint', done: 0, total: 0 } })
-const model = await load()
+const checkpoint = await openCheckpoint(openStore(settings.checkpoint, process.env))
+const constraints = await loadConstraints(checkpoint)
+const model = await load(checkpoint)
 const engine = new Engine({
   model,
   limits: settings.limits,
   speculation: model.drafts ? new Speculation(model, settings.draftsMax) : null,
+  constraints,
   random: Math.random,
-  now: () => performance.timeOrigin + performance.now(),
+  now: Date.now,
   emit: (events) => report({ kind: 'events', events }),
   emitStats: (stats) => report({ kind: 'stats', stats }),
 })

@@ -54,6 +54,11 @@ const tool = z.object({
   }),
 })
 
+const responseFormat = z.object({
+  type: z.enum(['text', 'json_object', 'json_schema']),
+  json_schema: z.looseObject({ schema: z.record(z.string(), z.unknown()).nullish() }).nullish(),
+})
+
 const toolChoice = z.union(
   [
     z.enum(['none', 'auto', 'required']),
@@ -90,7 +95,7 @@ const requestSchema = z.object({
   reasoning_effort: z.enum(REASONING_EFFORTS).nullish(),
   max_tokens: z.int().min(1).max(LIMITS.maxTokens).nullish(),
   max_completion_tokens: z.int().min(1).max(LIMITS.maxTokens).nullish(),
-  response_format: z.object({ type: z.enum(['text', 'json_object', 'json_schema']) }).nullish(),
+  response_format: responseFormat.nullish(),
   stop: stop.nullish(),
   stream: z.boolean().nullish(),
   stream_options: z.object({ include_usage: z.boolean().nullish() }).nullish(),

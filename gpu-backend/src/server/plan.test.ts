@@ -1,7 +1,9 @@
+import { strict as assert } from 'node:assert'
 import { describe, expect, it } from 'vitest'
 import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
 import { toyServed, toyTextTokenizer } from '../../../test/support/toy-served.ts'
+import { accepts } from '../grammar/testing/accepts.ts'
 import { encodePrompt } from '../text/prompt.ts'
 import { preparePlan, type GenerationPlan } from './plan.ts'
 import type { ServedModel } from './served-model.ts'
@@ -206,31 +208,114 @@ describe('the output budget', () => {
   })
 })
 
+const responseSchema = (schema: object) => ({
+  response_format: { type: 'json_schema', json_schema: { name: 'x', schema } },
+})
+
+const nested = (levels: number): object =>
+  levels === 0 ? {} : { type: 'array', items: nested(levels - 1) }
+
+const strictTool = (properties: object, required = Object.keys(properties)) => ({
+  type: 'function',
+  function: {
+    name: 's',
+    strict: true,
+    parameters: { type: 'object', properties, required, additionalProperties: false },
+  },
+})
+
+describe('forms', () => {
+  const served = { constants: { toolsHead: '', toolsTail: '', responseFormat: 'SCHEMA ' } }
+  const grammarOf = (body: object) => planOf(body, { served }).generation.grammar
+
+  it('leaves an answer free that nothing was asked of', () => {
+    expect(grammarOf({})).toBeUndefined()
+    expect(grammarOf({ response_format: { type: 'text' }, tools: [tool] })).toBeUndefined()
+    expect(grammarOf({ tools: [strictTool({})], tool_choice: 'none' })).toBeUndefined()
+  })
+
+  it.each([
+    ['JSON mode', { ...off, response_format: { type: 'json_object' } }, '{"a": 1}', 'text'],
+    ['a schema', { ...off, ...responseSchema({ type: 'integer' }) }, '12', '"12"'],
+    ['JSON behind a thought', { response_format: { type: 'json_object' } }, 'x</think>{}', '{}'],
+    [
+      'a forced call',
+      { ...off, tools: [strictTool({})], tool_choice: 'required' },
+      '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="s">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+      'text',
+    ],
+    [
+      'a strict tool that may be called behind a thought',
+      { tools: [strictTool({})] },
+      'x</think>text',
+      'x</think><｜DSML｜tool_calls>',
+    ],
+  ])('holds an answer to %s', (_, body, good, bad) => {
+    const grammar = grammarOf(body)
+    assert(grammar !== undefined)
+    expect([accepts(grammar, good), accepts(grammar, bad)]).toEqual([true, false])
+  })
+
+  it('shows the schema to the model as it was written', () => {
+    const body = responseSchema({ type: 'object', properties: { b: { type: 'null' } } })
+    expect(promptOf(planOf(body, { served }))).toContain(
+      'SCHEMA {"type": "object", "properties": {"b": {"type": "null"}}}',
+    )
+  })
+})
+
 describe('refusals', () => {
   it.each([
     ['another model', { model: 'gpt' }, 'model_not_found', 'model'],
-    ['JSON mode', { response_format: { type: 'json_object' } }, undefined, 'response_format'],
-    ['a JSON schema', { response_format: { type: 'json_schema' } }, undefined, 'response_format'],
     [
-      'any forced call',
-      { ...off, tools: [tool], tool_choice: 'required' },
+      'a JSON schema that is not there',
+      { response_format: { type: 'json_schema' } },
+      undefined,
+      'response_format.json_schema.schema',
+    ],
+    ['a schema that nests too deep', responseSchema(nested(130)), undefined, 'response_format'],
+    [
+      'parameters that nest too deep',
+      { tools: [{ type: 'function', function: { name: 'f', parameters: nested(130) } }] },
+      undefined,
+      'tools',
+    ],
+    ['a forced call of nothing', { ...off, tool_choice: 'required' }, undefined, 'tool_choice'],
+    [
+      'a forced call of a stranger',
+      { ...off, tools: [tool], tool_choice: { type: 'function', function: { name: 'sub' } } },
       undefined,
       'tool_choice',
     ],
     [
-      'one forced call',
-      { ...off, tools: [tool], tool_choice: { type: 'function', function: { name: 'add' } } },
-      undefined,
-      'tool_choice',
-    ],
-    [
-      'a strict tool',
-      { tools: [tool, { type: 'function', function: { name: 'b', strict: true } }] },
+      'a strict tool beside one that is not',
+      { tools: [strictTool({}), tool] },
       undefined,
       'tools[1].function.strict',
     ],
+    [
+      'a strict tool with a property that may be missing',
+      { tools: [strictTool({ a: { type: 'null' } }, [])] },
+      undefined,
+      'tools[0].function.parameters.required',
+    ],
   ])('refuses %s and names the field', (_, body, code, param) => {
     expect(refusalOf(body).slice(0, 2)).toEqual([code ?? 'invalid_request_error', param])
+  })
+
+  it('refuses a schema answers cannot be held to, by its path', () => {
+    const wanted = responseSchema({ properties: { a: { type: 'string', pattern: 'x' } } })
+    const served = { constants: { responseFormat: 'SCHEMA ' } }
+    expect(refusalOf(wanted, { served })).toEqual([
+      'invalid_request_error',
+      'response_format.json_schema.schema.properties.a.pattern',
+      "'response_format.json_schema.schema.properties.a.pattern' is not a supported keyword.",
+    ])
+  })
+
+  it('refuses a schema for which the checkpoint has no prompt text', () => {
+    const wanted = responseSchema({ properties: {} })
+    expect(refusalOf(wanted).slice(0, 2)).toEqual(['invalid_request_error', 'response_format'])
   })
 
   it('says "Model Not Exist"', () => {

@@ -1,7 +1,6 @@
 import { strict as assert } from 'node:assert'
 import {
   contentText,
-  forcesToolCall,
   LIMITS,
   requestedMaxTokens,
   thinkingEnabled,
@@ -15,6 +14,7 @@ import { attachToSystem, type Message } from '../text/conversation.ts'
 import { opensReasoning, PromptError, renderPrompt, type PromptPiece } from '../text/prompt.ts'
 import { jsonAt, JsonSourceError, parseJsonSource, type JsonNode } from '../text/python-json.ts'
 import { toolShapes, type ToolShapes } from '../text/tool-shapes.ts'
+import { grammarFor } from './answer-form.ts'
 import { effortConstants, effortFor } from './effort.ts'
 import type { ServedModel } from './served-model.ts'
 
@@ -66,12 +66,14 @@ export function preparePlan({ request, source, served, terms }: PlanInput): Prep
     const message = `Model Not Exist: this backend serves ${served.id}.`
     throw new ApiError('model_not_found', message, { param: 'model' })
   }
-  refuseUnbuilt(request)
   const thinking = thinkingEnabled(request)
-  const functions = request.tool_choice === 'none' ? [] : toolFunctions(request, source)
-  const pieces = render({ request, served, thinking, functions })
+  const parts = sourceParts(request, source)
+  const { functions } = parts
+  const pieces = render({ request, served, thinking, parts })
+  const begins = opensReasoning(pieces)
+  const grammar = grammarFor({ request, thinking: begins, ...parts })
   const plan = {
-    thinking: opensReasoning(pieces),
+    thinking: begins,
     toolsAllowed: functions.length > 0,
     tools: toolShapes(functions),
     stops: stopsOf(request),
@@ -95,6 +97,7 @@ export function preparePlan({ request, source, served, terms }: PlanInput): Prep
         priority: terms.priority,
         deadlineMs: terms.deadlineMs,
         cacheSalt: cacheSalt(terms.tenantId, request.user_id ?? request.user ?? null),
+        ...(grammar === null ? {} : { grammar }),
       }
       return { generation, ...plan }
     },
@@ -115,23 +118,26 @@ function stopsOf({ stop }: ChatRequest): readonly string[] {
   return typeof stop === 'string' ? [stop] : stop
 }
 
-/** What would need constrained decoding is refused: to ignore it would be to break its promise. */
-function refuseUnbuilt(request: ChatRequest): void {
-  const refuse = (param: string, what: string): never => {
-    const message = `'${param}': ${what} is not supported by this backend yet.`
-    throw new ApiError('invalid_request_error', message, { param })
-  }
-  const format = request.response_format?.type ?? 'text'
-  if (format !== 'text') refuse('response_format', `"${format}" output`)
-  if (forcesToolCall(request)) refuse('tool_choice', 'a forced call')
-  const strict = (request.tools ?? []).findIndex((tool) => tool.function.strict === true)
-  if (strict >= 0) refuse(`tools[${strict}].function.strict`, 'a strict schema')
+/** What a request's body holds in source form, for its order of keys and spelling of numbers. */
+interface SourceParts {
+  /** The `function` objects of the tools that may be called. */
+  readonly functions: readonly JsonNode[]
+  readonly responseSchema: JsonNode | null
 }
 
-/** The `function` objects of the request's tools, as they were written. */
-function toolFunctions(request: ChatRequest, source: string): readonly JsonNode[] {
-  if (request.tools == null || request.tools.length === 0) return []
-  const tools = jsonAt(parseSource(source), 'tools')
+function sourceParts(request: ChatRequest, source: string): SourceParts {
+  const hasTools = request.tool_choice !== 'none' && (request.tools?.length ?? 0) > 0
+  const hasSchema = request.response_format?.json_schema?.schema != null
+  if (!hasTools && !hasSchema) return { functions: [], responseSchema: null }
+  const document = parseSource(request, source)
+  return {
+    functions: hasTools ? toolFunctions(document) : [],
+    responseSchema: jsonAt(document, 'response_format', 'json_schema', 'schema') ?? null,
+  }
+}
+
+function toolFunctions(document: JsonNode): readonly JsonNode[] {
+  const tools = jsonAt(document, 'tools')
   assert(tools?.kind === 'array', 'the body that was parsed has its tools')
   return tools.items.map((tool) => {
     const definition = jsonAt(tool, 'function')
@@ -140,26 +146,46 @@ function toolFunctions(request: ChatRequest, source: string): readonly JsonNode[
   })
 }
 
-function parseSource(source: string): JsonNode {
+function parseSource(request: ChatRequest, source: string): JsonNode {
   try {
     return parseJsonSource(source)
   } catch (cause) {
     if (!(cause instanceof JsonSourceError)) throw cause
     const message = `The request body cannot be used: ${cause.message}.`
-    throw new ApiError('invalid_request_error', message, { cause })
+    const param = (['tools', 'response_format'] as const).find((key) => isDeep(request[key]))
+    throw new ApiError(
+      'invalid_request_error',
+      message,
+      param === undefined ? {} : { cause, param },
+    )
   }
+}
+
+/** Nested about as deep as is read, or deeper. */
+function isDeep(value: unknown): boolean {
+  let level: readonly unknown[] = [value]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > 100) return true
+    level = level.flatMap((item) =>
+      typeof item === 'object' && item !== null ? Object.values(item) : [],
+    )
+  }
+  return false
 }
 
 interface RenderInput {
   readonly request: ChatRequest
   readonly served: ServedModel
   readonly thinking: boolean
-  readonly functions: readonly JsonNode[]
+  readonly parts: SourceParts
 }
 
-function render({ request, served, thinking, functions }: RenderInput): readonly PromptPiece[] {
+function render({ request, served, thinking, parts }: RenderInput): readonly PromptPiece[] {
   const effort = effortFor(served.release, request.reasoning_effort)
-  const messages = attachToSystem(request.messages.map(toMessage), { tools: functions })
+  const messages = attachToSystem(request.messages.map(toMessage), {
+    tools: parts.functions,
+    responseFormat: parts.responseSchema ?? undefined,
+  })
   try {
     // A level the weights were trained with needs its text; without it the level would be a fiction.
     if (

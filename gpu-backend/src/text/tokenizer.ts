@@ -186,9 +186,23 @@ class TokenBytes {
   }
 }
 
-interface BytesOfToken {
+/** A token and the bytes it adds to an output. */
+export interface BytesOfToken {
   readonly id: number
   readonly bytes: Uint8Array
+}
+
+/**
+ * Every ordinary token of a tokenizer.json, and of the others those with one of `controls` as their
+ * literal. Throws `TokenizerError`.
+ */
+export function readTokenBytes(
+  tokenizerJson: Uint8Array,
+  controls: readonly string[],
+): readonly BytesOfToken[] {
+  const file = parseTokenizerFile(tokenizerJson)
+  const wanted = file.added.filter(({ content }) => controls.includes(content))
+  return [...vocabBytes(file.vocab), ...addedBytes(wanted)]
 }
 
 function vocabBytes(vocab: ReadonlyMap<string, number>): BytesOfToken[] {
