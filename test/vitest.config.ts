@@ -6,8 +6,9 @@ const root = new URL('..', import.meta.url).pathname
 const globalSetup = `${root}test/support/native-kernels.ts`
 
 /**
- * Four projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
- * runtime, `engine` a device or the toy checkpoint, `e2e` real processes on loopback.
+ * Five projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
+ * runtime, `simulation` time of its own making, `engine` a device or the toy checkpoint, `e2e` real
+ * processes on loopback.
  */
 export default defineConfig({
   root,
@@ -29,6 +30,9 @@ export default defineConfig({
           }),
         ],
         test: { name: 'edge', include: ['edge/src/**/*.test.ts', 'test/edge/**/*.test.ts'] },
+      },
+      {
+        test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'] },
       },
       {
         test: {

@@ -144,7 +144,7 @@ export class Auditor {
   }
 
   /** I2: when all is over, nothing is held, lent or taken. */
-  #checkRest({ tenantId, store }: TenantActor): void {
+  #checkRest({ tenantId, store, terms }: TenantActor): void {
     const rest = {
       reservations: store.reservations.due(Infinity, Infinity).length,
       leases: store.leases.due(Infinity, Infinity).length,
@@ -153,6 +153,10 @@ export class Auditor {
       held: store.totals.get('tenant')?.heldPico ?? '0',
     }
     const clean = { reservations: 0, leases: 0, holders: 0, parked: 0, held: '0' }
+    for (const { id } of terms.limits) {
+      const held = store.buckets.get(id)?.held ?? 0
+      if (held !== 0) this.fail('I2', `${id} of ${tenantId} still holds ${held}`)
+    }
     if (asText(rest) !== asText(clean)) this.fail('I2', `${tenantId} is left with ${asText(rest)}`)
   }
 
@@ -300,8 +304,8 @@ export class Auditor {
       const { requestId, backendId } = event
       const report = reports.get(backendId)
       // Asked again, the pool gives the same grant again.
-      const again = open.some((one) => one.requestId === requestId && one.backendId === backendId)
-      if (!again) open.push({ ...event, atMs })
+      if (open.some((one) => one.requestId === requestId && one.backendId === backendId)) continue
+      open.push({ ...event, atMs })
       open = open.filter(({ dispatchByMs }) => dispatchByMs > atMs)
       const madeAtMs = report?.madeAtMs ?? 0
       const unseen = open.filter(

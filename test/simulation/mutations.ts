@@ -84,7 +84,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'what was spent of an expired lease is not charged again',
     file: 'tenant-admission.ts',
-    find: '    if (!fromLease) this.#capacity.charge(limitIds, spend.estimate, nowMs)\n',
+    find: '    if (!fromLease) this.#capacity.reserve(limitIds, spend.estimate, nowMs)\n',
     replace: '',
   },
   {
@@ -132,14 +132,20 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'settling leaves the estimate charged',
     file: 'tenant-admission.ts',
-    find: 'this.#capacity.charge(row.limitIds, subtractCost(used, row.charged), nowMs)',
-    replace: 'void used, nowMs',
+    find: 'this.#capacity.move(row.limitIds, change, nowMs)\n    this.#capacity.freeSlots(row.id)',
+    replace: 'this.#capacity.freeSlots(row.id)',
   },
   {
     name: 'settling gives back what true-ups took',
     file: 'tenant-admission.ts',
     find: 'subtractCost(used, row.charged)',
     replace: 'subtractCost(used, row.estimate)',
+  },
+  {
+    name: 'settling keeps holding the rest of the answer',
+    file: 'tenant-admission.ts',
+    find: 'heldOutputTokens: -heldOutput(row.estimate, row.charged)',
+    replace: 'heldOutputTokens: 0',
   },
   {
     name: 'settling keeps the place of concurrency',

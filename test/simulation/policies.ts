@@ -6,12 +6,12 @@ import {
 } from '../../edge/src/admission/estimator.ts'
 import type { EstimatorState } from '../../edge/src/admission/estimator.ts'
 import { FairQueue } from '../../edge/src/admission/fair-queue.ts'
-import { burstOf, charge, EMPTY_BUCKET, waitMs } from '../../edge/src/admission/gcra.ts'
+import { burstOf, charge, EMPTY_BUCKET, hold, waitMs } from '../../edge/src/admission/gcra.ts'
 import type { Bucket, Rate } from '../../edge/src/admission/gcra.ts'
 import { TRUE_UP_TOKENS } from '../../edge/src/admission/policy.ts'
 import { NO_FAULTS, World } from './world.ts'
-import { bursts, CHAT_SIZES, poisson } from './workload.ts'
-import type { Arrival, Source } from './workload.ts'
+import { bursts, poisson } from './workload.ts'
+import type { Arrival, Sizes, Source } from './workload.ts'
 
 /** When a request's tokens are counted, and what happens to one for which there is no room. */
 export type Policy = 'after_response' | 'reserve_max_tokens' | 'reserve_p90' | 'queue_p90'
@@ -25,6 +25,15 @@ export interface PolicyResult {
   readonly utilisation: number
   readonly served: number
   readonly arrived: number
+}
+
+/** A prompt of some 1,200 tokens and an answer of 380, on average; everyone asks for 4,096. */
+const SIZES: Sizes = {
+  promptMedian: 1000,
+  promptSigma: 0.6,
+  outputMedian: 300,
+  outputSigma: 0.7,
+  outputTokensMax: 4096,
 }
 
 /** One customer's cap, three times what it allows asked for, at a server that has room for all. */
@@ -82,14 +91,14 @@ class PolicyRun {
 
   #workload(shape: Shape, endMs: number): readonly Arrival[] {
     const { random } = this.#world
-    const source: Source = { tenantId: 't', keyIds: ['k'], sizes: CHAT_SIZES }
+    const source: Source = { tenantId: 't', keyIds: ['k'], sizes: SIZES }
     const perMinute = (OVERLOAD * CAP_PER_MINUTE) / MEAN_TOKENS
     const span = { fromMs: this.#startMs, endMs, perMinute }
     const arrivals =
       shape === 'poisson'
         ? poisson(random, source, span)
         : bursts(random, source, { ...span, size: shape === 'bursts of 50' ? 50 : 300 })
-    const { outputTokensMax } = CHAT_SIZES
+    const { outputTokensMax } = SIZES
     // Everyone asks for as much as may be, as clients do, and stays.
     return arrivals.map((arrival) => ({
       ...arrival,
@@ -124,6 +133,7 @@ class PolicyRun {
       const tokens = this.#reserved(arrival)
       const wait = this.#waitMs(tokens)
       if (wait > 0) {
+        // Answers that end make room before the advised time does.
         this.#world.after(Math.min(wait, 250), () => this.#serveQueue())
         return
       }
@@ -135,37 +145,43 @@ class PolicyRun {
 
   #start(arrival: Arrival, reserved: number): void {
     this.#served++
-    this.#charge(reserved)
     const prefillMs = (arrival.promptTokens / PREFILL_TOKENS_PER_SECOND) * 1000
     const decodeMs = (arrival.naturalTokens / OUTPUT_TOKENS_PER_SECOND) * 1000
     this.#use(arrival, prefillMs)
     if (this.#policy === 'queue_p90') {
-      this.#trueUp(arrival, reserved, prefillMs)
+      this.#startHeld(arrival, prefillMs)
       return
     }
+    this.#charge(reserved)
     this.#world.after(prefillMs + decodeMs, () => {
       this.#charge(totalOf(arrival) - reserved)
       this.#learn(arrival)
     })
   }
 
-  /** The prompt's length when it is known, output in steps while it comes, the rest at the end. */
-  #trueUp(arrival: Arrival, reserved: number, prefillMs: number): void {
-    const estimate = this.#estimate(arrival)
-    let charged = arrival.promptTokens + (reserved - estimate.inputTokens)
-    this.#world.after(prefillMs, () => this.#charge(charged - reserved))
-    const stepMs = (TRUE_UP_TOKENS / OUTPUT_TOKENS_PER_SECOND) * 1000
-    for (let made = TRUE_UP_TOKENS; made < arrival.naturalTokens; made += TRUE_UP_TOKENS) {
-      this.#world.after(prefillMs + (made / TRUE_UP_TOKENS) * stepMs, () => {
-        const ahead = arrival.promptTokens + made + TRUE_UP_TOKENS
-        if (ahead <= charged) return
-        this.#charge(ahead - charged)
-        charged = ahead
-      })
+  /** The prompt is charged and its length put right, output is held and charged as it is made. */
+  #startHeld(arrival: Arrival, prefillMs: number): void {
+    const { inputTokens, outputTokens } = this.#estimate(arrival)
+    const { promptTokens, naturalTokens } = arrival
+    let held = 0
+    let charged = 0
+    const hasMade = (made: number): void => {
+      const heldNow = made < naturalTokens ? Math.max(0, outputTokens - made) : 0
+      this.#charge(made - charged)
+      this.#bucket = hold(this.#bucket, heldNow - held)
+      charged = made
+      held = heldNow
     }
-    const decodeMs = (arrival.naturalTokens / OUTPUT_TOKENS_PER_SECOND) * 1000
+    this.#charge(inputTokens)
+    hasMade(0)
+    this.#world.after(prefillMs, () => this.#charge(promptTokens - inputTokens))
+    const stepMs = (TRUE_UP_TOKENS / OUTPUT_TOKENS_PER_SECOND) * 1000
+    for (let step = 1; step * TRUE_UP_TOKENS < naturalTokens; step++) {
+      this.#world.after(prefillMs + step * stepMs, () => hasMade(step * TRUE_UP_TOKENS))
+    }
+    const decodeMs = (naturalTokens / OUTPUT_TOKENS_PER_SECOND) * 1000
     this.#world.after(prefillMs + decodeMs, () => {
-      this.#charge(totalOf(arrival) - charged)
+      hasMade(naturalTokens)
       this.#learn(arrival)
     })
   }
@@ -224,8 +240,8 @@ function totalOf({ promptTokens, naturalTokens }: Arrival): number {
 
 /** Means of the two log-normal sizes: the median times e^(sigma² / 2). */
 const MEAN_TOKENS =
-  CHAT_SIZES.promptMedian * Math.exp(CHAT_SIZES.promptSigma ** 2 / 2) +
-  CHAT_SIZES.outputMedian * Math.exp(CHAT_SIZES.outputSigma ** 2 / 2)
+  SIZES.promptMedian * Math.exp(SIZES.promptSigma ** 2 / 2) +
+  SIZES.outputMedian * Math.exp(SIZES.outputSigma ** 2 / 2)
 
 function worstWindow(perSecond: readonly number[], seconds: number): number {
   let sum = 0
