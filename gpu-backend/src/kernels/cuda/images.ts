@@ -1,6 +1,7 @@
 import type { Driver } from '../../device/cuda/driver.ts'
 import { hostModule, type KernelImages } from '../../device/cuda/images.ts'
 import { ensureSimtLibrary } from '../native/build.ts'
+import { architectures, readFatbins } from './fatbins.ts'
 import { launchers } from './launchers.ts'
 
 type Found = KernelImages | { readonly reason: string }
@@ -12,8 +13,12 @@ export function findKernelImages(
   driver: Driver,
   onProgress: (line: string) => void = () => undefined,
 ): Promise<Found> {
-  if (driver.isFake) return hostImages(onProgress)
-  return Promise.resolve({ reason: 'this build has no kernels for GPUs' })
+  return driver.isFake ? hostImages(onProgress) : gpuImages()
+}
+
+async function gpuImages(): Promise<Found> {
+  const modules = await readFatbins()
+  return 'reason' in modules ? modules : { modules, architectures, launchers, formats }
 }
 
 /** The kernels built for the host, which the fake driver runs under any architecture's name. */

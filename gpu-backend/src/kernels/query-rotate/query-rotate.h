@@ -36,6 +36,8 @@ SLUICE_DEVICE void rotateQueries(const QueryRotateArgs& args, int block, unsigne
   for (int i = laneOf(); i < args.head; i += 32) squares += values[i] * values[i];
   const float mean = warpSum(squares) / static_cast<float>(args.head);
   const float inverse = 1.0f / sqrtf(mean + args.eps);
+  // Other lanes write what this one has read; an exchange of sums does not order that.
+  __syncwarp();
   const int plain = args.head - 2 * args.pairs;
   for (int i = laneOf(); i < plain; i += 32) values[i] *= inverse;
   for (int i = laneOf(); i < args.pairs; i += 32) {
