@@ -397,6 +397,14 @@ describe('prefixes', () => {
     expect(step(scheduler).admitted).toMatchObject([{ id: 2, cachedTokens: 0 }])
   })
 
+  it('are not waited for when who is to keep them comes later in order', () => {
+    const scheduler = make()
+    submit(scheduler, text(1, 5, { priority: -1 }))
+    step(scheduler)
+    submit(scheduler, text(2, 5))
+    expect(step(scheduler).admitted).toMatchObject([{ id: 2, cachedTokens: 0 }])
+  })
+
   it('hold nobody else up who waits behind', () => {
     const scheduler = make()
     submit(scheduler, text(1, 5), text(2, 5), sequence(3, 2))
