@@ -1,5 +1,5 @@
 import { ApiError } from '#protocol/errors.ts'
-import { parseJsonBody } from '#protocol/chat-completions.ts'
+import { decodeBody, parseJsonBody } from '#protocol/json-body.ts'
 import { discardBytes, readBytes } from './bytes.ts'
 
 /**
@@ -24,15 +24,5 @@ export async function readBody(request: Request, bytesMax: number): Promise<Uint
 
 /** The JSON value in `bytes`; 400 when they are not UTF-8 or not JSON. */
 export function parseJsonBytes(bytes: Uint8Array): unknown {
-  return parseJsonBody(decodeUtf8(bytes))
-}
-
-function decodeUtf8(bytes: Uint8Array): string {
-  try {
-    // A byte order mark stays in the text, where JSON refuses it: the bytes go on as they came,
-    // and what is accepted here must be what the backend reads.
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-  } catch (cause) {
-    throw new ApiError('invalid_request_error', 'The request body is not valid UTF-8.', { cause })
-  }
+  return parseJsonBody(decodeBody(bytes))
 }

@@ -132,15 +132,6 @@ export function parseChatRequest(body: unknown): ChatRequest {
   return parsed.data
 }
 
-/** The body's bytes as a value, or a 400 that says what JSON lacks. */
-export function parseJsonBody(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch (cause) {
-    throw new ApiError('invalid_request_error', 'The request body is not valid JSON.', { cause })
-  }
-}
-
 function firstIssue(error: z.ZodError): ApiError {
   const issue = error.issues[0]
   if (issue === undefined) return new ApiError('invalid_request_error', 'The request is invalid.')

@@ -1,7 +1,7 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response'
 import type { HttpBindings } from '@hono/node-server'
 import type { Handler } from 'hono'
-import { parseChatRequest, parseJsonBody } from '#protocol/chat-completions.ts'
+import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
 import {
   DEADLINE_HEADER,
@@ -11,6 +11,7 @@ import {
   RESUMABLE_HEADER,
   RESUMABLE_SECONDS_MAX,
 } from '#protocol/headers.ts'
+import { parseJsonBody } from '#protocol/json-body.ts'
 import type { ServiceClaims } from '#protocol/service-token.ts'
 import { RunningGeneration } from '../engine/client.ts'
 import { errorFields } from '../log.ts'

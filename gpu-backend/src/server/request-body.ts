@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { ApiError } from '#protocol/errors.ts'
+import { decodeBody } from '#protocol/json-body.ts'
 
 /** The request's body as text. Throws 413 as soon as it is too long, 400 when it is not UTF-8. */
 export async function readBody(incoming: IncomingMessage, bytesMax: number): Promise<string> {
@@ -19,17 +20,9 @@ export async function readBody(incoming: IncomingMessage, bytesMax: number): Pro
     if (cause instanceof ApiError) throw cause
     throw new ApiError('invalid_request_error', 'The request body ended early.', { cause })
   }
-  return decodeUtf8(Buffer.concat(chunks))
+  return decodeBody(Buffer.concat(chunks))
 }
 
 function tooLarge(bytesMax: number): ApiError {
   return new ApiError('request_too_large', `The request body is larger than ${bytesMax} bytes.`)
-}
-
-function decodeUtf8(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
-  } catch (cause) {
-    throw new ApiError('invalid_request_error', 'The request body is not valid UTF-8.', { cause })
-  }
 }
