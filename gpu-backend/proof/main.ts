@@ -2,11 +2,13 @@ import { createHash } from 'node:crypto'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { CudaError } from '../src/device/cuda/errors.ts'
 import { compareWithTorch } from './against-torch.ts'
 import { runCheckers } from './checkers.ts'
 import { timeLayers } from './layer-times.ts'
 import { proveModels } from './models.ts'
 import { runOpSuite } from './op-suite.ts'
+import { kitDir, packKit } from './pack.ts'
 import { describeProof, isSound, type Proof } from './report.ts'
 import { openSubject, type Subject } from './subject.ts'
 
@@ -24,6 +26,8 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
     /** Folder for the table and the JSON file. */
     out: { type: 'string', default: fileURLToPath(new URL('results', import.meta.url)) },
+    /** Only put Node and packages where `run.sh` finds them on a bare machine. */
+    pack: { type: 'boolean', default: false },
     /** Write no files. */
     dry: { type: 'boolean', default: false },
   },
@@ -73,7 +77,17 @@ if (values.only !== undefined && !parts.some((part) => part === values.only)) {
   console.error(`--only is ${parts.join(', ')}, not ${values.only}`)
   process.exit(2)
 }
-const proof = await prove(await openSubject(values.fake))
+if (values.pack) {
+  await packKit()
+  console.log(`packed: ${kitDir}; there, sh gpu-backend/proof/run.sh`)
+  process.exit(0)
+}
+const subject = await openSubject(values.fake).catch((error: unknown) => {
+  if (!(error instanceof CudaError)) throw error
+  console.error(`nothing to prove here: ${error.message} (--fake runs the kernels on the host)`)
+  process.exit(1)
+})
+const proof = await prove(subject)
 const page = describeProof(proof)
 console.log(`\n${page}`)
 if (!values.dry) {

@@ -1,5 +1,6 @@
 import { CudaDevice } from '../src/device/cuda.ts'
 import { type Driver, openDriver } from '../src/device/cuda/driver.ts'
+import { CudaError } from '../src/device/cuda/errors.ts'
 import { type Gpu, listGpus, requireKernels } from '../src/device/cuda/gpu.ts'
 import type { KernelImages } from '../src/device/cuda/images.ts'
 import { openFakeCuda } from '../src/device/cuda/testing/fake-device.ts'
@@ -21,7 +22,7 @@ export async function openSubject(fake: boolean): Promise<Subject> {
   const driver = await openDriver(process.env['SLUICE_CUDA_LIBRARY'])
   const [gpu] = listGpus(driver)
   const images = await findKernelImages(driver, (line) => console.log(line))
-  if ('reason' in images) throw new Error(images.reason)
+  if ('reason' in images) throw new CudaError('no_kernels', images.reason)
   if (gpu === undefined) throw new Error('the driver shows no GPU')
   requireKernels(gpu, images)
   const open = (): CudaDevice => new CudaDevice(driver, images)
