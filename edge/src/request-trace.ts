@@ -15,6 +15,8 @@ export class RequestTrace {
   /** Set when the body is still being passed on after the handler has answered: the line is then
    * written at the body's end, not at the handler's. */
   streaming = false
+  /** How it was let in: by a lease in hand, by its tenant's object, or while that was down. */
+  admittedBy: 'lease' | 'object' | 'allowance' | null = null
   /** Where the limits stood when the request was decided on; none for other routes. */
   limits: readonly LimitView[] = []
   readonly #phases: { readonly name: string; readonly durationMs: number }[] = []
@@ -53,6 +55,7 @@ export class RequestTrace {
       ...(this.tenantId === null ? {} : { tenant_id: this.tenantId }),
       ...(this.keyId === null ? {} : { key_id: this.keyId }),
       ...(this.model === null ? {} : { model: this.model }),
+      ...(this.admittedBy === null ? {} : { admitted_by: this.admittedBy }),
       ...(end.bodyEnd === undefined ? {} : { body: end.bodyEnd }),
     })
   }

@@ -152,6 +152,7 @@ describe('happy', () => {
         tenant_id: tenantId,
         key_id: keyId,
         model: MODEL,
+        admitted_by: 'object',
         body: 'complete',
       },
     ])

@@ -38,6 +38,8 @@ export interface TestEdge {
   readonly calls: BackendRequest[]
   readonly logs: string[]
   readonly clock: { nowMs: number }
+  /** What the Worker is bound to; settings are parsed again when it is changed. */
+  bindings: Env
   readonly edgeKeys: KeyPair
   readonly recordKeys: KeyPair
   backend: FakeBackend
@@ -77,7 +79,7 @@ export async function makeEdge(options: TestEdgeOptions = {}): Promise<TestEdge>
   const request = async (path: string, init?: RequestInit): Promise<Response> => {
     const context = createExecutionContext()
     contexts.push(context)
-    return app.request(`https://api.test${path}`, init, bindings, context)
+    return app.request(`https://api.test${path}`, init, edge.bindings, context)
   }
   const admin = (path: string, init: RequestInit = {}): Promise<Response> =>
     request(`/admin${path}`, { ...init, headers: bearer(ADMIN_TOKEN) })
@@ -101,6 +103,7 @@ export async function makeEdge(options: TestEdgeOptions = {}): Promise<TestEdge>
     calls,
     logs,
     clock,
+    bindings,
     edgeKeys,
     recordKeys,
   }

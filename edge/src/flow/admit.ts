@@ -77,6 +77,7 @@ export async function admit(
   const spent = entry.leases.spend(request, deps.now())
   if (spent !== null) {
     entry.admitted += 1
+    c.get('trace').admittedBy = 'lease'
     c.get('trace').limits = entry.news?.limits ?? []
     c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
     return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'lease', entry }
@@ -111,6 +112,7 @@ async function askTenant(c: AppContext, { entry, request, book, deps }: Asking):
   if (lease !== null) entry.leases.receive(lease, askedAtMs)
   entry.leases.count(estimate, holdPico, askedAtMs)
   entry.admitted += 1
+  trace.admittedBy = 'object'
   if (lease !== null || reportsOf(entry, askedAtMs).length > 0) {
     c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
   }
@@ -124,6 +126,7 @@ function admitWithoutObject(c: AppContext, { entry, request, book, deps }: Askin
     throw overloaded('The service cannot look up this account right now. Try again.', deps.random)
   }
   entry.admitted += 1
+  c.get('trace').admittedBy = 'allowance'
   c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
   return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'allowance', entry }
 }
@@ -181,8 +184,11 @@ async function refill(
   const nowMs = deps.now()
   if (!entry.leases.wantsRefill(nowMs)) return
   const ask = entry.leases.ask(book.newId('lease'), nowMs)
-  const lease = await tenantObject(c.env, entry.tenantId).refill(entry.scope, ask, nowMs)
+  const refilled = await tenantObject(c.env, entry.tenantId).refill(entry.scope, ask, nowMs)
+  if (refilled === null) return
+  const { lease, limits } = refilled
   if (lease !== null) entry.leases.receive(lease, nowMs)
+  if (entry.news !== null) entry.news = { ...entry.news, limits }
 }
 
 /** Gives back all that was reserved for a request which no backend has taken. */

@@ -77,6 +77,11 @@ export interface TenantRefused {
   readonly retryAfterMs: number | null
 }
 
+export interface Refill {
+  readonly lease: Lease | null
+  readonly limits: readonly LimitState[]
+}
+
 /** Why a request was let in or not, as its own tenant may see it. */
 export interface Decision {
   readonly requestId: string
@@ -219,13 +224,14 @@ export class Tenant extends DurableObject<Env> {
     })
   }
 
-  /** A lease alone, for an isolate whose last one runs out. */
-  refill(scope: Scope, ask: LeaseAsk, nowMs: number): Lease | null {
+  /** A lease alone, for an isolate whose last one runs out, and where the limits stand now. */
+  refill(scope: Scope, ask: LeaseAsk, nowMs: number): Refill | null {
     return this.#storage.transactionSync(() => {
       const known = this.#exists() && this.#keys.statusOf(scope.keyId, nowMs) === 'valid'
       if (!known) return null
       this.#wake(nowMs)
-      return this.#admission().refill(scope, ask, nowMs)
+      const lease = this.#admission().refill(scope, ask, nowMs)
+      return { lease, limits: this.#admission().limits(scope, nowMs) }
     })
   }
 
