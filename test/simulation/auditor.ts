@@ -234,13 +234,16 @@ export class Auditor {
     const records = new Map(this.#of('recorded').map((event) => [event.record.requestId, event]))
     const applied = new Map(this.#of('applied').map((event) => [event.requestId, event.atMs]))
     const released = new Map(this.#of('released').map((event) => [event.requestId, event.atMs]))
+    const arrivals = new Map(this.#of('arrived').map((event) => [event.requestId, event.atMs]))
     return this.#firstAdmissions()
       .filter((event) => event.tenantId === tenantId)
-      .flatMap(({ requestId, cost, atMs: fromMs }) => {
+      .flatMap(({ requestId, cost }) => {
         const recorded = records.get(requestId)
         const used = recorded === undefined ? 0 : usedByHand(recorded.record)[dimension]
         const amount = cost[dimension] - used
         const untilMs = applied.get(requestId) ?? released.get(requestId) ?? Infinity
+        // Nothing is known to be less than estimated before a backend has the request.
+        const fromMs = Math.min(arrivals.get(requestId) ?? Infinity, untilMs)
         return amount > 0 ? [{ fromMs, untilMs, amount }] : []
       })
   }

@@ -98,9 +98,10 @@ export class IsolateActor {
     for (const [requestId, release] of this.#releases) {
       if (++release.told > 4) this.#releases.delete(requestId)
       const { tenantId } = release
-      this.#toTenant(this.#tenant(tenantId), (tenant, nowMs) =>
-        tenant.call((core) => core.release(requestId, nowMs)),
-      )
+      this.#toTenant(this.#tenant(tenantId), (tenant, nowMs) => {
+        const result = tenant.call((core) => core.release(requestId, nowMs))
+        if (result.ran && result.value) this.#deps.log({ kind: 'released', tenantId, requestId })
+      })
     }
   }
 

@@ -122,7 +122,9 @@ class Simulation {
       ...(random.chance(0.5)
         ? poisson(random, noisy, { ...span, perMinute: busy })
         : bursts(random, noisy, { ...span, perMinute: busy, size: 50 })),
-      ...(random.chance(0.3) ? [wholeContext(random, noisy, fromMs + 10_000)] : []),
+      ...(random.chance(0.3)
+        ? [0, 60, 120, 5000].map((ms) => wholeContext(random, noisy, fromMs + 10_000 + ms))
+        : []),
     ]
   }
 
@@ -298,7 +300,9 @@ class Simulation {
           }
           const { nowMs } = this.#world
           const result = tenant.call((core) => core.answer(requestId, answer, nowMs))
-          if (result.ran && result.value === 'released') this.#count('released')
+          if (!result.ran || result.value !== 'released') return
+          this.#count('released')
+          this.#log({ kind: 'released', tenantId: tenant.tenantId, requestId })
         })
       })
     }
