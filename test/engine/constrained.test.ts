@@ -5,6 +5,7 @@ import { seededRandom } from '../../gpu-backend/src/engine/random.ts'
 import type { SchedulerLimits } from '../../gpu-backend/src/engine/scheduler.ts'
 import { Speculation } from '../../gpu-backend/src/engine/speculation.ts'
 import { answerGrammar } from '../../gpu-backend/src/grammar/answer-grammar.ts'
+import { completionCosts } from '../../gpu-backend/src/grammar/completion-costs.ts'
 import { parseJsonSource } from '../../gpu-backend/src/text/python-json.ts'
 import { EngineRun, type Asked } from '../support/engine-run.ts'
 import { cpuDevice, referenceDevice } from '../support/model-devices.ts'
@@ -31,13 +32,16 @@ const on = exact.missing ? referenceDevice : exact
 
 function askedFor(schema: Schema, id: number): Asked {
   const node = parseJsonSource(JSON.stringify(schema))
+  const content = { node, path: 'schema' }
+  const grammar = answerGrammar({ thinking: false, content, tools: null })
+  const shortestBytes = completionCosts(grammar, null)[grammar.start] ?? 0
   return {
     id,
     prompt: Int32Array.of(5, 15, 2 + (id % 500)),
-    // Enough for the shortest value of any of them, and a reason to come to an end for most.
-    outputTokensMax: 200,
+    // Room for the shortest value there is, and for a little of what a lost model makes of it.
+    outputTokensMax: shortestBytes + 100,
     sampling: { temperature: 1, topP: id % 2 === 0 ? 1 : 0.9, seed: id },
-    grammar: answerGrammar({ thinking: false, content: { node, path: 'schema' }, tools: null }),
+    grammar,
   }
 }
 
@@ -91,9 +95,11 @@ describe(`answers of a model of random weights (${on.label})`, () => {
 
   it('are the same where sequences are preempted, and where tokens are guessed ahead', async () => {
     // Prompts that fill a page nearly: every answer comes to need a second one.
-    const long = asked
-      .slice(0, 16)
-      .map((one) => ({ ...one, prompt: goldenTokens(one.id, one.id + 120) }))
+    const long = asked.slice(0, 16).map((one) => ({
+      ...one,
+      prompt: goldenTokens(one.id, one.id + 120),
+      outputTokensMax: one.outputTokensMax + 150,
+    }))
     const free = await answersTo(long, { draftsMax: 0, pages: 64 })
     const tight = await answersTo(long, { draftsMax: 0, pages: 6 })
     const guessed = await answersTo(long, { draftsMax: 3, pages: 64 })

@@ -42,12 +42,11 @@ export interface Place {
 
 /** Tokens that stay inside a running text, and the nodes of the tree at which others leave it. */
 interface TextMenu {
-  readonly inside: TokenMask
+  /** By how many more tokens than before it may take to finish behind them: within a character, say. */
+  readonly inside: ReadonlyMap<number, TokenMask>
   readonly leaving: Int32Array
   /** The state they leave it for. */
   readonly behind: number
-  /** How many more tokens than in the text itself it may take to finish behind one of `inside`. */
-  readonly rise: number
 }
 
 /**
@@ -112,29 +111,30 @@ export class Automaton {
     const menu = this.#menuAt(this.#current(place))
     const roomBehind = tokensLeft - 2
     if (roomBehind >= menu.costMax || tokensLeft - 1 < place.cost) return menu.mask
-    const near = this.#vocabulary.emptyMask()
-    this.#walk(place, { from: 0, to: this.#vocabulary.nodeCount, mask: near, costMax: roomBehind })
-    if (place.complete) allow(near, this.#vocabulary.endToken)
+    const { mask } = this.#menuWithin(place, roomBehind)
     assert(
-      near.some((word) => word !== 0),
+      mask.some((word) => word !== 0),
       'some token leads nearer to the end',
     )
-    return near
+    return mask
   }
 
   #menuAt(place: Place): Menu {
     if (place.menu !== null) return place.menu
-    const menu = this.#textMenuAt(place) ?? this.#plainMenu(place)
-    if (place.complete) allow(menu.mask, this.#vocabulary.endToken)
+    const menu = this.#menuWithin(place, Infinity)
     this.#menuCount += 1
     place.menu = menu
     return menu
   }
 
-  #plainMenu(place: Place): Menu {
+  /** The tokens that lead no farther than `costMax` from an end. */
+  #menuWithin(place: Place, costMax: number): Menu {
     const mask = this.#vocabulary.emptyMask()
+    if (place.complete) allow(mask, this.#vocabulary.endToken)
+    const text = this.#textAt(place)
+    if (text !== null) return { mask, costMax: this.#walkText(place, text, { mask, costMax }) }
     const to = this.#vocabulary.nodeCount
-    return { mask, costMax: this.#walk(place, { from: 0, to, mask, costMax: Infinity }) }
+    return { mask, costMax: this.#walk(place, { from: 0, to, mask, costMax }) }
   }
 
   /** Allows the tokens of a part of the tree that lead no farther than `costMax` from an end. */
@@ -174,33 +174,47 @@ export class Automaton {
     return most
   }
 
-  /** Where nothing but a running text goes on: its own menu, and what follows at its ends. */
-  #textMenuAt(place: Place): Menu | null {
-    const [config] = place.configs
-    if (place.configs.length !== 1 || config === undefined) return null
+  /** The text that is all there is at the place, and where it would be left. */
+  #textAt({ configs }: Place): { menu: TextMenu; behind: Place } | null {
+    const [config] = configs
+    if (configs.length !== 1 || config === undefined) return null
     if (this.#grammar.text[config.state] !== 1) return null
-    const text = this.#textMenu(config.state)
-    const mask = text.inside.slice()
-    const { skip, token } = this.#vocabulary
-    const behind = this.#place([{ state: text.behind, frame: config.frame }])
-    let costMax = Math.max(place.cost + text.rise, behind.cost)
-    for (const node of text.leaving) {
-      const id = token[node] ?? -1
-      if (id >= 0) allow(mask, id)
-      const range = { from: node + 1, to: skip[node] ?? 0, mask, costMax: Infinity }
-      if (range.from < range.to) costMax = Math.max(costMax, this.#walk(behind, range))
+    const menu = this.#textMenu(config.state)
+    return { menu, behind: this.#place([{ state: menu.behind, frame: config.frame }]) }
+  }
+
+  #walkText(
+    place: Place,
+    { menu, behind }: { readonly menu: TextMenu; readonly behind: Place },
+    { mask, costMax }: { readonly mask: TokenMask; readonly costMax: number },
+  ): number {
+    let most = 0
+    for (const [rise, inside] of menu.inside) {
+      if (place.cost + rise > costMax) continue
+      most = Math.max(most, place.cost + rise)
+      for (let word = 0; word < mask.length; word++)
+        mask[word] = (mask[word] ?? 0) | (inside[word] ?? 0)
     }
-    return { mask, costMax }
+    const { skip, token } = this.#vocabulary
+    for (const node of menu.leaving) {
+      const id = token[node] ?? -1
+      if (id >= 0 && behind.cost <= costMax) {
+        allow(mask, id)
+        most = Math.max(most, behind.cost)
+      }
+      const range = { from: node + 1, to: skip[node] ?? 0, mask, costMax }
+      if (range.from < range.to) most = Math.max(most, this.#walk(behind, range))
+    }
+    return most
   }
 
   #textMenu(state: number): TextMenu {
     const known = this.#texts.get(state)
     if (known !== undefined) return known
     const { byte, depth, skip, token, nodeCount } = this.#vocabulary
-    const inside = this.#vocabulary.emptyMask()
+    const inside = new Map<number, TokenMask>()
     const leaving: number[] = []
     const states: number[] = [state]
-    let costMax = 0
     let behind = state
     let node = 0
     while (node < nodeCount) {
@@ -209,10 +223,7 @@ export class Automaton {
       states[own] = next
       if (next >= 0 && this.#grammar.text[next] === 1) {
         const id = token[node] ?? -1
-        if (id >= 0) {
-          allow(inside, id)
-          costMax = Math.max(costMax, this.#costs[next] ?? 0)
-        }
+        if (id >= 0) allow(this.#insideOf(inside, state, next), id)
         node += 1
       } else {
         if (next >= 0) leaving.push(node)
@@ -220,10 +231,19 @@ export class Automaton {
         node = skip[node] ?? nodeCount
       }
     }
-    const rise = Math.max(0, costMax - (this.#costs[state] ?? 0))
-    const menu = { inside, leaving: Int32Array.from(leaving), behind, rise }
+    const menu = { inside, leaving: Int32Array.from(leaving), behind }
     this.#texts.set(state, menu)
     return menu
+  }
+
+  /** The mask of the tokens that lead as much farther from the end as from one state to another. */
+  #insideOf(inside: Map<number, TokenMask>, from: number, to: number): TokenMask {
+    const rise = (this.#costs[to] ?? 0) - (this.#costs[from] ?? 0)
+    const known = inside.get(rise)
+    if (known !== undefined) return known
+    const mask = this.#vocabulary.emptyMask()
+    inside.set(rise, mask)
+    return mask
   }
 
   /** The one state a byte leads to from a state of a text; −1: it does not fit. */
