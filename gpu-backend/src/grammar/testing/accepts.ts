@@ -11,8 +11,18 @@ interface Reading {
  * vocabulary. What automata are held against.
  */
 export function accepts(grammar: Grammar, text: string): boolean {
+  const readings = readingsOf(grammar, new TextEncoder().encode(text))
+  return readings.some(({ state, stack }) => stack.length === 0 && at(grammar.ends, state) === 1)
+}
+
+/** Whether the bytes may be the beginning of something. */
+export function begins(grammar: Grammar, bytes: Iterable<number>): boolean {
+  return readingsOf(grammar, bytes).length > 0
+}
+
+function readingsOf(grammar: Grammar, bytes: Iterable<number>): readonly Reading[] {
   let readings = closure(grammar, [{ state: grammar.start, stack: [] }])
-  for (const byte of new TextEncoder().encode(text)) {
+  for (const byte of bytes) {
     readings = closure(
       grammar,
       readings.flatMap(({ state, stack }) =>
@@ -22,7 +32,7 @@ export function accepts(grammar: Grammar, text: string): boolean {
       ),
     )
   }
-  return readings.some(({ state, stack }) => stack.length === 0 && at(grammar.ends, state) === 1)
+  return readings
 }
 
 function closure(grammar: Grammar, from: readonly Reading[]): Reading[] {
