@@ -21,7 +21,7 @@ interface LimitBase {
 export interface RateLimit extends LimitBase {
   readonly dimension: RateDimension
   readonly perMinute: number
-  /** How many milliseconds of the rate may be used at once; 6,000 to 10,000 is meant. */
+  /** How many milliseconds of the rate may be used at once; see `defaultBurstMs`. */
   readonly burstMs: number
 }
 
@@ -40,6 +40,15 @@ export function limitsOn(limits: readonly Limit[], scope: Scope): readonly Limit
       (keyId === undefined || keyId === scope.keyId) &&
       (model === undefined || model === scope.model),
   )
+}
+
+/**
+ * Six seconds keep any minute within a tenth of its rate. Output is held until it is made, so its
+ * burst also bounds how many answers may be under way: with less than ten seconds the cap would
+ * stand partly empty.
+ */
+export function defaultBurstMs(dimension: RateDimension): number {
+  return dimension === 'outputTokens' ? 10_000 : 6_000
 }
 
 export function rateOf(limit: RateLimit): Rate {

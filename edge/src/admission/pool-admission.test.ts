@@ -98,6 +98,15 @@ describe('reports', () => {
     expect(pool.report(report({ incarnation: 'one', seq: 51 }), NOW_MS)).toBe(false)
   })
 
+  it('of a process that was out of reach count again', () => {
+    const pool = poolWith({ seq: 7 })
+    pool.forget('b1')
+    expect(pool.credits('b1', NOW_MS)).toBe(0)
+    expect(pool.report(report({ seq: 7 }), NOW_MS)).toBe(false)
+    expect(pool.report(report({ seq: 8 }), NOW_MS)).toBe(true)
+    expect(pool.credits('b1', NOW_MS)).toBe(1000)
+  })
+
   it('of a new process still have to hold what is on its way to the old one', () => {
     const pool = poolWith()
     pool.request(waiter('r1'), NOW_MS)

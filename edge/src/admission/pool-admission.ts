@@ -106,11 +106,11 @@ export class PoolAdmission {
     return true
   }
 
-  /** A backend that is known to be gone; its requests will be heard of as failures. */
+  /** A backend is out of reach: it gets nothing more until it reports again, be it the same process. */
   forget(backendId: string): void {
     const known = this.#backends.get(backendId)
-    if (known !== undefined) this.#retired.push(known.report.incarnation)
-    this.#backends.delete(backendId)
+    if (known === undefined) return
+    this.#backends.set(backendId, { ...known, report: { ...known.report, draining: true } })
   }
 
   /**

@@ -1,3 +1,4 @@
+import { defaultBurstMs } from '../../admission/limits.ts'
 import type { Limit, LimitScope } from '../../admission/limits.ts'
 import type { Billing } from '../../admission/money.ts'
 import type { PriceVersion } from '../../admission/prices.ts'
@@ -12,8 +13,6 @@ export interface Terms {
   readonly weight: number
 }
 
-const DEFAULT_BURST_MS = 6_000
-
 type LimitValue =
   | {
       readonly dimension: Exclude<Limit['dimension'], 'concurrency'>
@@ -27,7 +26,7 @@ export function makeLimit(value: LimitValue, scope: LimitScope): Limit {
   const parts = [value.dimension, scope.model, scope.projectId, scope.keyId]
   const id = parts.map((part) => part ?? '*').join('/')
   if (value.dimension === 'concurrency') return { id, scope, ...value }
-  const { dimension, perMinute, burstMs = DEFAULT_BURST_MS } = value
+  const { dimension, perMinute, burstMs = defaultBurstMs(value.dimension) } = value
   return { id, scope, dimension, perMinute, burstMs }
 }
 
