@@ -1,5 +1,6 @@
 import OpenAI from 'openai'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { seededRandom } from '../../gpu-backend/src/engine/random.ts'
 import { parseStream } from '../support/gpu-backend.ts'
 import { startScripted, type ScriptedBackend } from '../support/scripted-backend.ts'
 
@@ -7,13 +8,41 @@ let at: ScriptedBackend
 
 beforeEach(async () => {
   at = await startScripted({
-    settings: { SLUICE_MAX_STREAM_BUFFER: '4000', SLUICE_MAX_STREAM_BUFFERS: '8000' },
+    settings: { SLUICE_MAX_STREAM_BUFFER: '40000', SLUICE_MAX_STREAM_BUFFERS: '80000' },
   })
 })
 
 afterEach(() => at.close())
 
 const resumable = { 'x-sluice-resumable': '1' }
+
+/** The engine's side of an answer: words with pauses between them. */
+async function speak(words: readonly string[], random: () => number): Promise<void> {
+  at.thread.start(1)
+  for (const word of words) {
+    at.thread.say(1, word)
+    if (random() < 0.5) await new Promise((resolve) => setTimeout(resolve, random() * 8))
+  }
+  at.thread.finish(1, 'stop')
+}
+
+/** Reads until so many events have come or there are no more, then leaves; whole events only. */
+async function readUpTo(
+  response: Response,
+  events: number,
+  leave: AbortController,
+): Promise<ReturnType<typeof parseStream>> {
+  const reader = response.body?.getReader()
+  const decoder = new TextDecoder()
+  let text = ''
+  while (parseStream(whole(text)).events.length < events) {
+    const read = await reader?.read()
+    if (read?.value === undefined) break
+    text += decoder.decode(read.value, { stream: true })
+  }
+  leave.abort()
+  return parseStream(whole(text))
+}
 
 interface Begun {
   readonly requestId: string
@@ -30,17 +59,7 @@ async function begin(requestId: string, headers: Record<string, string>): Promis
   expect(response.status).toBe(200)
   return {
     requestId,
-    readAndLeave: async (events) => {
-      const reader = response.body?.getReader()
-      const decoder = new TextDecoder()
-      let text = ''
-      while (parseStream(whole(text)).events.length < events) {
-        const read = await reader?.read()
-        if (read?.value !== undefined) text += decoder.decode(read.value, { stream: true })
-      }
-      gone.abort()
-      return parseStream(whole(text))
-    },
+    readAndLeave: (events) => readUpTo(response, events, gone),
   }
 }
 
@@ -84,6 +103,38 @@ describe('a resumable stream', () => {
     expect(at.thread.commands.filter(({ kind }) => kind === 'cancel')).toEqual([])
     expect(at.kept).toMatchObject([{ outcome: 'stop' }])
     expect(at.kept[0]?.deliveredTokens).toBe(at.kept[0]?.completionTokens)
+  })
+
+  it.each([1, 2, 3])('loses and doubles nothing, wherever it is cut (seed %i)', async (seed) => {
+    const random = seededRandom(seed)
+    const words = Array.from({ length: 80 }, (_, index) => `w${index} `)
+    const gone = new AbortController()
+    let response = await at.caller.chat(
+      { stream: true, thinking: { type: 'disabled' } },
+      { requestId: 'req_1', headers: { 'x-sluice-resumable': '60' }, signal: gone.signal },
+    )
+    void speak(words, random)
+    let cut = gone
+    let seen: ReturnType<typeof parseStream> = { comments: [], events: [], ids: [] }
+    while (seen.events.at(-1) !== '[DONE]') {
+      const piece = await readUpTo(response, Math.floor(random() * 12), cut)
+      seen = {
+        ...seen,
+        events: [...seen.events, ...piece.events],
+        ids: [...seen.ids, ...piece.ids],
+      }
+      cut = new AbortController()
+      response = await at.caller.call(
+        `/v1/requests/req_1/events?after=${seen.ids.length}`,
+        undefined,
+        { signal: cut.signal },
+      )
+      expect(response.status).toBe(200)
+    }
+    cut.abort()
+    expect(seen.ids).toEqual(Array.from(seen.ids, (_, index) => index + 1))
+    expect(textOf(seen.events)).toBe(words.join(''))
+    expect(at.kept).toMatchObject([{ outcome: 'stop' }])
   })
 
   it('has its end kept for a client that missed it, under either name of the position', async () => {
@@ -146,11 +197,11 @@ describe('a resumable stream', () => {
         ['invalid_request_error', 'after'],
       ])
     }
-    for (let i = 0; i < 30; i += 1) {
+    for (let i = 0; i < 300; i += 1) {
       at.thread.say(1, 'word ')
       await new Promise((resolve) => setImmediate(resolve))
     }
-    await expect.poll(lastEvent).toBeGreaterThan(30)
+    await expect.poll(lastEvent).toBeGreaterThan(300)
     const [status, why] = await refusalOf(await resume('req_1', '?after=2'))
     expect([status, why]).toEqual([400, ['invalid_request_error', 'after']])
     at.thread.finish(1, 'stop')
@@ -169,7 +220,7 @@ describe('a resumable stream', () => {
   it('keeps no more than all streams together may', async () => {
     for (const id of [1, 2, 3, 4]) {
       const begun = await begin(`req_${id}`, { 'x-sluice-resumable': '300' })
-      at.thread.say(id, 'x'.repeat(2000))
+      at.thread.say(id, 'x'.repeat(30_000))
       at.thread.finish(id, 'stop')
       await begun.readAndLeave(4)
     }
