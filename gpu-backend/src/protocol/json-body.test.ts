@@ -38,7 +38,7 @@ describe('decodeBody', () => {
     ])
   })
 
-  it.each(['#', '{"a": 1, "#": 2}', `${'['.repeat(5000)}"#"${']'.repeat(5000)}`])(
+  it.each(['#', '"#"', '{"a": 1, "#": 2}', `${'['.repeat(5000)}"#"${']'.repeat(5000)}`])(
     'names none where none can be made out',
     (body) => {
       expect(refusalOf(() => decodeBody(broken(body)))).toEqual([

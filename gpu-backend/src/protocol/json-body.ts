@@ -40,7 +40,9 @@ const depthMax = 6
 /** The first string that broken bytes have left a mark in, as a path; null: none can be made out. */
 function fieldWithReplacement(bytes: Uint8Array): string | null {
   try {
-    return pathOfReplacement(JSON.parse(new TextDecoder().decode(bytes)), '', depthMax)
+    const path = pathOfReplacement(JSON.parse(new TextDecoder().decode(bytes)), '', depthMax)
+    // A body that is a string itself has no field.
+    return path === '' ? null : path
   } catch (error) {
     if (error instanceof SyntaxError) return null
     throw error
