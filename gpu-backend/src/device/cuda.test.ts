@@ -70,6 +70,23 @@ describe.skipIf('reason' in built)('the CUDA device on a machine that is not the
       device.close()
     })
 
+    it('copies to and from host memory of its own without another in between', async () => {
+      const device = await open()
+      const buffer = device.alloc(4096, 'bytes')
+      const host = device.hostMemory(4096).fill(7)
+      device.write(buffer, 100, host.subarray(50, 60))
+      const back = device.hostMemory(4096)
+      device.read(buffer, 100, back.subarray(0, 10))
+      expect([...back.subarray(0, 10)]).toEqual(Array.from({ length: 10 }, () => 7))
+      // A write still reads it until somebody waits.
+      device.write(buffer, 0, host.subarray(0, 1))
+      host[0] = 9
+      device.read(buffer, 0, back.subarray(0, 1))
+      expect(back[0]).toBe(9)
+      device.close()
+      expect(machine().report().handles).toBe(0)
+    })
+
     it('refuses freed and foreign buffers and bytes outside of one, by every call', async () => {
       const device = await open()
       const freed = device.alloc(64, 'freed')

@@ -101,6 +101,11 @@ export class CudaDevice implements Device, LaunchTarget {
     this.#staging.read(source, into)
   }
 
+  hostMemory(bytes: number): Uint8Array {
+    this.#assertOpen()
+    return this.#staging.pinned(bytes)
+  }
+
   run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void {
     this.#assertOpen()
     const launcher: LaunchOp<OpTable[Op]> | undefined = this.#launchers[op]

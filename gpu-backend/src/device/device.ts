@@ -32,6 +32,12 @@ export interface Device {
   free(buffer: DeviceBuffer): void
   /** Host to device; `bytes` may be reused when the call returns. */
   write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void
+  /**
+   * Host memory that copies need no second one for; devices that are in it themselves have no such
+   * method. A `write` from it may still read it when it returns, until the next `read` or
+   * `synchronise`. It is freed with the device.
+   */
+  hostMemory?(bytes: number): Uint8Array
   /** Device to host, once everything before it has run. */
   read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void
   run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void

@@ -10,6 +10,8 @@ import {
 import { type Batch, pageTokens } from '../kernels/batch.ts'
 import { copy } from '../kernels/copy/copy.ts'
 import type { CachedSequence, KeptPrefix } from './cache.ts'
+import { type HashRoute, hashRoutes, prefetchExperts } from './cached-experts.ts'
+import type { ExpertCacheCounts } from './expert-cache.ts'
 import {
   type ForwardTap,
   type LayersOutput,
@@ -52,6 +54,8 @@ export class DeepSeekModel implements Model {
   readonly drafts: boolean
   readonly #machine: Machine
   readonly #buffers: readonly DeviceBuffer[]
+  /** Known to the host only where experts have to be brought. */
+  readonly #hashRoutes: readonly HashRoute[]
   readonly #sequences = new Map<Sequence, CachedSequence>()
   readonly #prefixes = new Map<CachedPrefix, KeptPrefix>()
   #afterForward: DraftBase | null = null
@@ -63,10 +67,17 @@ export class DeepSeekModel implements Model {
     this.drafts = machine.weights.draft !== null
     this.#machine = machine
     this.#buffers = buffers
+    const { device, weights, experts } = machine
+    this.#hashRoutes = experts === undefined ? [] : hashRoutes(device, weights)
   }
 
   get device(): string {
     return this.#machine.device.name
+  }
+
+  /** What bringing experts came to; null where all of them are on the device. */
+  get expertCounts(): ExpertCacheCounts | null {
+    return this.#machine.experts?.counts ?? null
   }
 
   get rollbackMax(): number {
@@ -100,9 +111,16 @@ export class DeepSeekModel implements Model {
 
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[] {
     if (segments.length === 0) return []
-    const { device, scratch, cache, weights } = this.#machine
+    const { device, scratch, cache, weights, experts } = this.#machine
     assertOnceEach(segments)
     const step = layOut(this.#begin(segments))
+    if (experts !== undefined) {
+      prefetchExperts(
+        experts,
+        this.#hashRoutes,
+        segments.map(({ tokens }) => tokens),
+      )
+    }
     this.#afterDraft = null
     // Until the step has ended nothing may continue from streams it is overwriting.
     this.#afterForward = null
@@ -178,9 +196,10 @@ export class DeepSeekModel implements Model {
   }
 
   close(): void {
-    const { device, cache, scratch } = this.#machine
+    const { device, cache, scratch, experts } = this.#machine
     cache.close()
     scratch.close()
+    experts?.close()
     for (const buffer of this.#buffers) device.free(buffer)
     this.#sequences.clear()
     this.#prefixes.clear()
@@ -191,8 +210,10 @@ export class DeepSeekModel implements Model {
    * the same ops on the same tensors: all else about them lies in what the tensors hold.
    */
   #recorded<T>(key: string, batch: Batch, run: () => T): T {
-    const { device } = this.#machine
-    if (device.replay === undefined || rowCount(batch.tokens) > recordedRowsMax) return run()
+    const { device, experts } = this.#machine
+    // Experts that are not there have to be brought in the middle of a step.
+    if (experts !== undefined || rowCount(batch.tokens) > recordedRowsMax) return run()
+    if (device.replay === undefined) return run()
     return device.replay(key, run)
   }
 

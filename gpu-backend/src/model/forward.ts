@@ -7,7 +7,7 @@ import { compress } from '../kernels/compress/compress.ts'
 import { draftInputs } from '../kernels/draft-inputs/draft-inputs.ts'
 import { draftJoin } from '../kernels/draft-join/draft-join.ts'
 import { embed } from '../kernels/embed/embed.ts'
-import { experts } from '../kernels/experts/experts.ts'
+import { experts, type ExpertsArgs } from '../kernels/experts/experts.ts'
 import { groupedLinear } from '../kernels/grouped-linear/grouped-linear.ts'
 import { hcHead } from '../kernels/hc-head/hc-head.ts'
 import { hcPost } from '../kernels/hc-post/hc-post.ts'
@@ -20,6 +20,8 @@ import type { StreamUpdate } from '../kernels/numerics/streams.ts'
 import { queryRotate } from '../kernels/query-rotate/query-rotate.ts'
 import { route } from '../kernels/route/route.ts'
 import type { Cache, CompressorCache, LayerCache } from './cache.ts'
+import { runCachedExperts } from './cached-experts.ts'
+import type { ExpertCache } from './expert-cache.ts'
 import type { Scratch } from './scratch.ts'
 import { type ModelShape, poolSpan } from './shape.ts'
 import type {
@@ -42,6 +44,8 @@ export interface Machine {
   readonly cache: Cache
   readonly scratch: Scratch
   readonly quantise: boolean
+  /** Where routed experts do not all fit on the device; absent: every layer has its own. */
+  readonly experts?: ExpertCache
 }
 
 /** Looks at values on their way, for tests and diagnosis; costs an op a layer. */
@@ -415,7 +419,7 @@ function runMoe(machine: Machine, { layer, batch }: LayerStep, input: Tensor): T
     weights,
   })
   const output = scratch.take('moe output', device.formats.activations, [rows, shape.hiddenSize])
-  experts(device, {
+  const args: ExpertsArgs = {
     input,
     experts: picked,
     weights,
@@ -424,6 +428,9 @@ function runMoe(machine: Machine, { layer, batch }: LayerStep, input: Tensor): T
     limit: shape.swigluLimit,
     quantise,
     output,
-  })
+  }
+  if (machine.experts?.holds(layer.shape.name) === true) {
+    runCachedExperts(machine.experts, { device, layer: layer.shape.name, args })
+  } else experts(device, args)
   return output
 }

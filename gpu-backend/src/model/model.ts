@@ -1,6 +1,7 @@
 import type { Device } from '../device/device.ts'
 import { Cache, type CacheLimits, type CacheRows } from './cache.ts'
 import { DeepSeekModel } from './deepseek.ts'
+import { ExpertCache } from './expert-cache.ts'
 import type { ForwardTap } from './forward.ts'
 import { Scratch } from './scratch.ts'
 import { type ModelShape, modelShape } from './shape.ts'
@@ -134,6 +135,11 @@ export interface LoadModelOptions {
    * is used. Absent: on a GPU, whose memory is bounded and whose recorded steps name addresses.
    */
   readonly cacheUpfront?: boolean
+  /**
+   * Keep no more routed experts than this on the device, of all layers together, and the others in
+   * host memory: for models that do not fit. Absent: all of them.
+   */
+  readonly expertSlots?: number
   readonly signal?: AbortSignal
   /** Bytes of weights on the device, of those to bring. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
@@ -158,11 +164,16 @@ export async function loadModel(
   options: LoadModelOptions,
 ): Promise<Model> {
   const shape = modelShape(checkpoint.config)
-  const { signal, onProgress, mtp = false } = options
+  const { signal, onProgress, mtp = false, expertSlots } = options
+  const experts = expertSlots === undefined ? null : new ExpertCache(device, shape, expertSlots)
   const { weights, buffers } = await loadWeights(checkpoint, device, shape, {
     mtp,
+    experts,
     ...(signal === undefined ? {} : { signal }),
     ...(onProgress === undefined ? {} : { onProgress }),
+  }).catch((error: unknown) => {
+    experts?.close()
+    throw error
   })
   const limits = { ...defaultLimits, ...options.cache }
   const quantise = options.quantisation === 'on'
@@ -173,6 +184,7 @@ export async function loadModel(
   } catch (error) {
     cache.close()
     for (const buffer of buffers) device.free(buffer)
+    experts?.close()
     throw error
   }
   return new DeepSeekModel(
@@ -183,6 +195,7 @@ export async function loadModel(
       cache,
       scratch: new Scratch(device),
       quantise,
+      ...(experts === null ? {} : { experts }),
     },
     buffers,
   )

@@ -18,11 +18,8 @@ import { ModelError } from './error.ts'
 
 export type WeightSource = TensorSource<TensorLocation>
 
-/** Where one of the checkpoint's tensors goes, and what becomes of its bytes on the way. */
-interface Placement {
-  readonly target: Tensor
-  readonly convert: ((bytes: Uint8Array<ArrayBuffer>) => Uint8Array) | null
-}
+/** Takes one of the checkpoint's tensors to where it belongs. */
+type Placement = (bytes: Uint8Array<ArrayBuffer>) => void
 
 /**
  * Gives out tensors for names of the checkpoint, and remembers which name's bytes go where. Without
@@ -48,10 +45,7 @@ export class WeightPlacer {
   place(name: string, bytes: Uint8Array<ArrayBuffer>): void {
     const placement = this.#placements.get(name)
     assert(placement !== undefined && this.#device !== null, `${name} has a place on a device`)
-    const { target, convert } = placement
-    const content = convert === null ? bytes : convert(bytes)
-    assert.equal(content.byteLength, tensorBytes(target), `${name} fills its place`)
-    this.#device.write(target.buffer, target.byteOffset, content)
+    placement(bytes)
   }
 
   /** Every placed byte has arrived. */
@@ -129,6 +123,21 @@ export class WeightPlacer {
     return this.#linear(this.#stackPair(names, this.#stackOf(names, 'fp4', [rows, width]), runs))
   }
 
+  /** One expert's projection, whose codes and scales go to `place` instead of a stack of the layer's. */
+  expert(
+    name: string,
+    [rows, width]: readonly [number, number],
+    dtype: 'fp4' | 'fp8',
+    place: (kind: 'weight' | 'scale', bytes: Uint8Array) => void,
+  ): void {
+    const tiles = [Math.ceil(rows / fp8Tile), Math.ceil(width / fp8Tile)]
+    if (dtype === 'fp4') this.#require(`${name}.weight`, 'I8', [rows, width / 2])
+    else this.#require(`${name}.weight`, 'F8_E4M3', [rows, width])
+    this.#require(`${name}.scale`, 'F8_E8M0', dtype === 'fp4' ? [rows, width / fp4Run] : tiles)
+    this.#put(`${name}.weight`, (bytes) => place('weight', bytes))
+    this.#put(`${name}.scale`, (bytes) => place('scale', bytes))
+  }
+
   #linear(linear: LinearWeight): LinearWeight {
     this.#linears.push(linear)
     return linear
@@ -141,8 +150,8 @@ export class WeightPlacer {
   ): LinearWeight {
     const scale = this.#stackOf(names, 'e8m0', scaleShape)
     for (const [index, name] of names.entries()) {
-      this.#put(`${name}.weight`, { target: stackItem(weight, index), convert: null })
-      this.#put(`${name}.scale`, { target: stackItem(scale, index), convert: null })
+      this.#putTensor(`${name}.weight`, stackItem(weight, index))
+      this.#putTensor(`${name}.scale`, stackItem(scale, index))
     }
     return { weight, scale }
   }
@@ -155,11 +164,23 @@ export class WeightPlacer {
     name: string,
     dtype: DType,
     shape: readonly number[],
-    convert: Placement['convert'] = null,
+    convert?: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array,
   ): Tensor {
     const target = this.#alloc(name, dtype, shape)
-    this.#put(name, { target, convert })
+    this.#putTensor(name, target, convert)
     return target
+  }
+
+  #putTensor(
+    name: string,
+    target: Tensor,
+    convert: (bytes: Uint8Array<ArrayBuffer>) => Uint8Array = (bytes) => bytes,
+  ): void {
+    this.#put(name, (bytes) => {
+      const content = convert(bytes)
+      assert.equal(content.byteLength, tensorBytes(target), `${name} fills its place`)
+      this.#device?.write(target.buffer, target.byteOffset, content)
+    })
   }
 
   #put(name: string, placement: Placement): void {

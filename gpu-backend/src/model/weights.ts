@@ -4,6 +4,7 @@ import type { Device } from '../device/device.ts'
 import type { DeviceBuffer, LinearWeight, Tensor } from '../device/tensor.ts'
 import type { ExpertWeights } from '../kernels/experts/experts.ts'
 import type { ExpertChoice } from '../kernels/route/route.ts'
+import { type ExpertCache, expertParts } from './expert-cache.ts'
 import { ropeFrequencies } from './rope.ts'
 import { type LayerShape, type ModelShape, poolSpan } from './shape.ts'
 import { WeightPlacer, type WeightSource } from './weight-placer.ts'
@@ -92,14 +93,18 @@ export async function loadWeights(
   source: WeightSource,
   device: Device,
   shape: ModelShape,
-  options: Pick<LoadOptions<TensorLocation>, 'signal' | 'onProgress'> & { readonly mtp: boolean },
+  options: Pick<LoadOptions<TensorLocation>, 'signal' | 'onProgress'> & {
+    readonly mtp: boolean
+    /** Takes the layers' routed experts where they do not all fit on the device. */
+    readonly experts?: ExpertCache | null
+  },
 ): Promise<LoadedWeights> {
-  const { mtp, ...loading } = options
+  const { mtp, experts = null, ...loading } = options
   const dry = new WeightPlacer(source, null)
   describeModel(dry, source, shape, mtp)
   const placer = new WeightPlacer(source, device)
   try {
-    const weights = describeModel(placer, source, shape, mtp)
+    const weights = describeModel(placer, source, shape, mtp, experts)
     await loadTensors(source, {
       ...loading,
       names: placer.names,
@@ -119,12 +124,13 @@ export function describeModel(
   { config }: WeightSource,
   shape: ModelShape,
   mtp: boolean,
+  experts: ExpertCache | null = null,
 ): ModelWeights {
   const { vocabSize, hiddenSize } = shape
   const { plain, yarn } = ropeFrequencies(config)
   return {
     embedding: placer.bf16('embed.weight', [vocabSize, hiddenSize]),
-    layers: shape.layers.map((layer) => describeLayer(placer, shape, layer)),
+    layers: shape.layers.map((layer) => describeLayer(placer, shape, layer, experts)),
     contraction: describeContraction(placer, shape, ''),
     head: placer.bf16Linear('head.weight', [vocabSize, hiddenSize]),
     frequencies: {
@@ -143,7 +149,7 @@ function describeDraft(placer: WeightPlacer, shape: ModelShape, layer: LayerShap
     embeddingProjection: placer.fp8(`${name}.e_proj`, [hiddenSize, hiddenSize]),
     streamNorm: placer.bf16(`${name}.hnorm.weight`, [hiddenSize]),
     streamProjection: placer.fp8(`${name}.h_proj`, [hiddenSize, hiddenSize]),
-    layer: describeLayer(placer, shape, layer),
+    layer: describeLayer(placer, shape, layer, null),
     contraction: describeContraction(placer, shape, `${name}.`),
   }
 }
@@ -158,13 +164,18 @@ function describeContraction(placer: WeightPlacer, shape: ModelShape, prefix: st
   }
 }
 
-function describeLayer(placer: WeightPlacer, shape: ModelShape, layer: LayerShape): LayerWeights {
+function describeLayer(
+  placer: WeightPlacer,
+  shape: ModelShape,
+  layer: LayerShape,
+  experts: ExpertCache | null,
+): LayerWeights {
   return {
     shape: layer,
     attentionMix: describeMix(placer, shape, `${layer.name}.hc_attn`, `${layer.name}.attn_norm`),
     attention: describeAttention(placer, shape, layer),
     moeMix: describeMix(placer, shape, `${layer.name}.hc_ffn`, `${layer.name}.ffn_norm`),
-    moe: describeMoe(placer, shape, layer),
+    moe: describeMoe(placer, shape, layer, experts),
   }
 }
 
@@ -238,7 +249,12 @@ function describeCompressor(
   }
 }
 
-function describeMoe(placer: WeightPlacer, shape: ModelShape, layer: LayerShape): MoeWeights {
+function describeMoe(
+  placer: WeightPlacer,
+  shape: ModelShape,
+  layer: LayerShape,
+  experts: ExpertCache | null,
+): MoeWeights {
   const { hiddenSize, expertCount, expertWidth, expertsPerToken, vocabSize } = shape
   const name = `${layer.name}.ffn`
   const routed = (part: string, matrix: readonly [number, number]): LinearWeight => {
@@ -253,15 +269,39 @@ function describeMoe(placer: WeightPlacer, shape: ModelShape, layer: LayerShape)
       layer.routing === 'hash'
         ? { by: 'token', table: placer.ids(`${name}.gate.tid2eid`, [vocabSize, expertsPerToken]) }
         : { by: 'score', bias: placer.f32(`${name}.gate.bias`, [expertCount]) },
-    routed: {
-      gate: routed('w1', [expertWidth, hiddenSize]),
-      up: routed('w3', [expertWidth, hiddenSize]),
-      down: routed('w2', [hiddenSize, expertWidth]),
-    },
+    routed:
+      experts === null
+        ? {
+            gate: routed('w1', [expertWidth, hiddenSize]),
+            up: routed('w3', [expertWidth, hiddenSize]),
+            down: routed('w2', [hiddenSize, expertWidth]),
+          }
+        : cachedExperts(placer, shape, layer, experts),
     shared: {
       gate: placer.fp8(`${name}.shared_experts.w1`, [expertWidth, hiddenSize]),
       up: placer.fp8(`${name}.shared_experts.w3`, [expertWidth, hiddenSize]),
       down: placer.fp8(`${name}.shared_experts.w2`, [hiddenSize, expertWidth]),
     },
   }
+}
+
+/** Each expert to the cache, whose slots serve all layers. */
+function cachedExperts(
+  placer: WeightPlacer,
+  shape: ModelShape,
+  layer: LayerShape,
+  cache: ExpertCache,
+): ExpertWeights {
+  const { expertCount, expertWidth, hiddenSize, expertDtype } = shape
+  for (let expert = 0; expert < expertCount; expert++) {
+    for (const part of expertParts) {
+      const name = `${layer.name}.ffn.experts.${expert}.${part}`
+      const matrix =
+        part === 'w2' ? ([hiddenSize, expertWidth] as const) : ([expertWidth, hiddenSize] as const)
+      placer.expert(name, matrix, expertDtype, (kind, bytes) => {
+        cache.place(layer.name, expert, `${part}.${kind}`, bytes)
+      })
+    }
+  }
+  return cache.stacks
 }

@@ -21,6 +21,8 @@ interface Slot {
 export class Staging {
   readonly #context: CudaContext
   readonly #slots: Slot[] = []
+  /** The caller's memory by its array buffer, and where the driver knows it. */
+  readonly #pinned = new Map<ArrayBufferLike, bigint>()
   #current = 0
   #used = 0
 
@@ -35,6 +37,13 @@ export class Staging {
 
   /** Host to device, in stream order; `bytes` may be reused when this returns. */
   write(target: bigint, bytes: Uint8Array): void {
+    const own = this.#pinned.get(bytes.buffer)
+    if (own !== undefined) {
+      const from = own + BigInt(bytes.byteOffset)
+      const { stream } = this.#context
+      this.#context.call('cuMemcpyHtoDAsync_v2', target, from, bytes.length, stream)
+      return
+    }
     for (let at = 0; at < bytes.length;) {
       const slot = this.#slotFor(Math.min(bytes.length - at, slotBytes))
       const part = bytes.subarray(at, at + slotBytes)
@@ -54,6 +63,13 @@ export class Staging {
 
   /** Device to host, once everything before it has run. */
   read(source: bigint, into: Uint8Array): void {
+    const own = this.#pinned.get(into.buffer)
+    if (own !== undefined) {
+      const to = own + BigInt(into.byteOffset)
+      this.#context.call('cuMemcpyDtoHAsync_v2', to, source, into.length, this.#context.stream)
+      this.#context.synchronise()
+      return
+    }
     for (let at = 0; at < into.length; at += slotBytes) {
       const bytes = Math.min(slotBytes, into.length - at)
       const slot = this.#slotFor(bytes)
@@ -65,7 +81,17 @@ export class Staging {
     }
   }
 
+  /** Pinned memory of the caller's own, until this is closed. */
+  pinned(bytes: number): Uint8Array {
+    const address = this.#context.handleOf('cuMemHostAlloc', bytes, 0)
+    const memory = this.#context.driver.view(address, bytes)
+    this.#pinned.set(memory.buffer, address)
+    return memory
+  }
+
   close(): void {
+    for (const address of this.#pinned.values()) this.#context.call('cuMemFreeHost', address)
+    this.#pinned.clear()
     for (const { address, event } of this.#slots) {
       this.#context.call('cuEventDestroy_v2', event)
       this.#context.call('cuMemFreeHost', address)
