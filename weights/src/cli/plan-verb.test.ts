@@ -18,7 +18,7 @@ describe('npm run weights -- plan', () => {
     expect(code).toBe(0)
     expect(out).toContain('v4-flash on 1xH200, steps of up to 4,096 rows\n')
     expect(out).toContain('draft block                   3.6 GB (dropped)\n')
-    expect(out).toContain('In pinned host memory: 586 of 11,008 experts (5.3 %), 7.8 GB;')
+    expect(out).toContain('In pinned host memory: 654 of 11,008 experts (5.9 %), 8.7 GB;')
     expect(out).toContain('      1 sequences of 131,072 tokens, 476.1 MB each\n')
   })
 

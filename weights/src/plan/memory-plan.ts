@@ -164,21 +164,22 @@ export function sequenceBytes(config: ModelConfig, context: number): number {
 }
 
 /**
- * Intermediate values of a step, as the forward pass keeps them by name: streams, normed input, query
- * latent, queries and what is attended to, grouped and final outputs, keys, index queries and the raw
- * rows of both compressors, in bf16 but for the last; then logits. The indexer's scores are not among
- * them: the kernels keep only what a block of rows needs.
+ * Intermediate values of a step, as the forward pass keeps them by name, in fp32 as the CUDA kernels do:
+ * streams, normed input, query latent, queries and what is attended to, grouped and final outputs, keys,
+ * index queries and weights, and the raw rows of both compressors; then logits. Room that kernels take
+ * between their launches is not among them.
  */
 export function activationBytes(config: ModelConfig, rows: number): number {
   const { hiddenSize, hcMult, headCount, headDim, queryRank, outputGroups, outputRank } = config
-  const halves =
+  const { indexHeadCount, indexHeadDim } = config
+  const values =
     hcMult * hiddenSize +
     3 * hiddenSize +
     queryRank +
     2 * headCount * headDim +
     outputGroups * outputRank +
     headDim +
-    config.indexHeadCount * config.indexHeadDim
-  const wide = 2 * 2 * (headDim + config.indexHeadDim) + config.indexHeadCount
-  return rows * (2 * halves + 4 * wide) + 4 * logitRows * config.vocabSize
+    indexHeadCount * (indexHeadDim + 1) +
+    2 * 2 * (headDim + indexHeadDim)
+  return 4 * (rows * values + logitRows * config.vocabSize)
 }

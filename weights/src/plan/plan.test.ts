@@ -111,7 +111,7 @@ describe('a plan', () => {
       bytes: count * 13_369_344,
       bytesPerTokenEvenUse: Math.round((258 * 13_369_344 * count) / 11_008),
     })
-    expect(count).toBe(586)
+    expect(count).toBe(654)
     expect(capacities.find(({ context }) => context === 131_072)?.sequences).toBe(1)
   })
 
