@@ -6,6 +6,7 @@ import { decodeBench } from './decode.ts'
 import { kernelsBench } from './kernels.ts'
 import { layerBench } from './layer.ts'
 import { prefillBench } from './prefill.ts'
+import { samplingBench } from './sampling.ts'
 
 /** What can be measured: `npm run bench -- NAME [--json] [--save]`. */
 const benches: Readonly<Record<string, Bench>> = {
@@ -14,6 +15,7 @@ const benches: Readonly<Record<string, Bench>> = {
   decode: decodeBench,
   prefill: prefillBench,
   context: contextBench,
+  sampling: samplingBench,
   // They start the whole stack; the others should not wait for its modules.
   server: async (print) => (await import('../../test/bench/server.ts')).serverBench(print),
   serve: async (print) => (await import('../../test/bench/serve.ts')).serveBench(print),

@@ -39,6 +39,14 @@ export class LogitRow {
     return token
   }
 
+  /** The sum of e^((logit − maximum) / temperature) over all tokens, to eight digits. */
+  mass(temperature: number): number {
+    const { logits, maximum } = this
+    if (this.#mask === null) return massOf(logits, maximum, temperature)
+    const left = this.atLeast(-Infinity).map((token) => logits[token] ?? 0)
+    return massOf(Float32Array.from(left), maximum, temperature)
+  }
+
   /** Ids, ascending, of the tokens whose logit is at least `threshold`. */
   atLeast(threshold: number): number[] {
     const mask = this.#mask
@@ -77,6 +85,28 @@ function maximumOf(logits: Float32Array): number {
     if (value > m0) m0 = value
   }
   return Number.isNaN(s0 + s1 + s2 + s3) ? NaN : Math.max(m0, m1, m2, m3)
+}
+
+/**
+ * e^-depth by a table of steps of 1/64 and three terms between two of them, which is within 3e-9 of
+ * it and takes a quarter of the time of `Math.exp`. What lies deeper than 40 is nothing beside 1.
+ */
+const decaySteps = 64
+const decayDepth = 40
+const decays = Float64Array.from({ length: decayDepth * decaySteps + 1 }, (_, step) =>
+  Math.exp(-step / decaySteps),
+)
+
+function massOf(logits: Float32Array, maximum: number, temperature: number): number {
+  let mass = 0
+  for (let at = 0; at < logits.length; at++) {
+    const depth = (maximum - (logits[at] ?? 0)) / temperature
+    if (depth >= decayDepth) continue
+    const step = Math.floor(depth * decaySteps)
+    const rest = step / decaySteps - depth
+    mass += (decays[step] ?? 0) * (1 + rest * (1 + rest * (1 / 2 + rest / 6)))
+  }
+  return mass
 }
 
 function tokensAtLeast(logits: Float32Array, threshold: number): number[] {

@@ -115,7 +115,7 @@ describe('createSampler', () => {
       const expected = logprobsOf(row, token, 20)
       expect(logprobs?.top.map((entry) => entry.token)).toEqual(expected.top.map((e) => e.token))
       for (const [index, entry] of expected.top.entries()) {
-        expect(logprobs?.top[index]?.logprob).toBeCloseTo(entry.logprob, 9)
+        expect(logprobs?.top[index]?.logprob).toBeCloseTo(entry.logprob, 8)
       }
       expect(logprobs?.logprob === outsideTopLogprob).toBe(expected.logprob === outsideTopLogprob)
     }

@@ -57,10 +57,10 @@ export function createSampler(options: SamplerOptions): Sampler {
 }
 
 /**
- * Weights are relative to the likeliest token's. What lies below e^-20 of it, nearly everything in
- * a row of a trained model, is only counted: all 129,280 tokens there hold less than 2.7e-4.
+ * Weights are relative to the likeliest token's. What lies below e^-16 of it, nearly everything in a
+ * row of a trained model, is only counted: all 129,280 tokens there hold less than 0.015.
  */
-const headDepth = 20
+const headDepth = 16
 /** No draw of 53 bits reaches a token below e^-40 alone. */
 const negligibleDepth = 40
 
@@ -79,15 +79,12 @@ function drawToken(
   random: Random,
 ): number {
   if (temperature === 0 || topP === 0) return row.argmax()
-  const head = weigh(row, temperature, headDepth)
-  const restMax = (row.logits.length - head.tokens.length) * Math.exp(-headDepth)
   if (topP < 1) {
-    const nucleus =
-      nucleusOf(head, restMax, topP) ??
-      nucleusOf(weigh(row, temperature, negligibleDepth), 0, topP) ??
-      head
+    const nucleus = nucleusOf(row, temperature, topP)
     return pick(nucleus, random() * nucleus.mass)
   }
+  const head = weigh(row, temperature, headDepth)
+  const restMax = restBound(row, head)
   // Drawn from the head and a bound of the rest; only a draw that lands in the bound has to know
   // what is really there, and starts again where there is nothing. Exact all the same.
   for (;;) {
@@ -134,17 +131,34 @@ function select(all: WeighedTokens, keep: (index: number) => boolean): WeighedTo
   }
 }
 
+/** More than the tokens that were left out can weigh. */
+function restBound(row: LogitRow, head: WeighedTokens): number {
+  return (row.logits.length - head.tokens.length) * Math.exp(-headDepth)
+}
+
 /**
- * The smallest set of likeliest tokens that holds `topP` of everything, ties by lowest id; null where
- * that depends on how much of `restMax` there really is below `head`.
+ * The smallest set of likeliest tokens that holds `topP` of everything, ties by lowest id. How much
+ * there is below the head is only added up where the set depends on it.
  */
-function nucleusOf(head: WeighedTokens, restMax: number, topP: number): WeighedTokens | null {
-  const cut = findCut(head, topP * head.mass)
-  if (restMax > 0) {
-    if (topP * (head.mass + restMax) > head.mass) return null
-    const other = findCut(head, topP * (head.mass + restMax))
-    if (other.depth !== cut.depth || other.ties !== cut.ties) return null
-  }
+function nucleusOf(row: LogitRow, temperature: number, topP: number): WeighedTokens {
+  const head = weigh(row, temperature, headDepth)
+  const most = head.mass + restBound(row, head)
+  const roughly = nucleusWithin(head, topP * head.mass, topP * most)
+  if (roughly !== null) return roughly
+  const exact = topP * row.mass(temperature)
+  return (
+    nucleusWithin(head, exact, exact) ??
+    nucleusWithin(weigh(row, temperature, negligibleDepth), exact, exact) ??
+    head
+  )
+}
+
+/** The set from the front of `head` that holds a mass; null where `least` and `most` need others. */
+function nucleusWithin(head: WeighedTokens, least: number, most: number): WeighedTokens | null {
+  if (most > head.mass) return null
+  const cut = findCut(head, least)
+  const other = most === least ? cut : findCut(head, most)
+  if (other.depth !== cut.depth || other.ties !== cut.ties) return null
   let ties = cut.ties
   return select(head, (index) => {
     const depth = head.depths[index] ?? 0
@@ -209,9 +223,9 @@ function pick({ tokens, weights }: WeighedTokens, point: number): number {
  * (before constraint, temperature and nucleus), likeliest first and ties by lowest id.
  */
 function logprobsOf(logits: Float32Array, token: number, count: number): SampledLogprobs {
+  const row = new LogitRow(logits, null)
   const top = largest(logits, topLogprobsMax)
-  const maximum = logits[top[0] ?? 0] ?? 0
-  const logOfTotal = maximum + Math.log(totalWeight(logits, maximum))
+  const logOfTotal = row.maximum + Math.log(row.mass(1))
   const entry = (id: number): TokenLogprob => ({
     token: id,
     logprob: (logits[id] ?? 0) - logOfTotal,
@@ -221,16 +235,6 @@ function logprobsOf(logits: Float32Array, token: number, count: number): Sampled
     logprob: top.includes(token) ? entry(token).logprob : outsideTopLogprob,
     top: top.slice(0, count).map(entry),
   }
-}
-
-function totalWeight(logits: Float32Array, maximum: number): number {
-  let total = 0
-  const floor = maximum - negligibleDepth
-  for (let token = 0; token < logits.length; token++) {
-    const logit = logits[token] ?? 0
-    if (logit >= floor) total += Math.exp(logit - maximum)
-  }
-  return total
 }
 
 /** Ids of the `count` largest logits, largest first: an insertion into a short sorted list. */

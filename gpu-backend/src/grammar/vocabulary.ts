@@ -22,9 +22,9 @@ export class Vocabulary {
   constructor(tokens: Iterable<BytesOfToken>, options: { size: number; endToken: number }) {
     this.size = options.size
     this.endToken = options.endToken
-    const sorted = Array.from(tokens)
-      .filter(({ id, bytes }) => id < options.size && bytes.length > 0)
-      .sort((a, b) => Buffer.compare(a.bytes, b.bytes) || a.id - b.id)
+    const sorted = sortedByBytes(
+      [...tokens].filter(({ id, bytes }) => id < options.size && bytes.length > 0),
+    )
     const nodesMax = sorted.reduce((sum, { bytes }) => sum + bytes.length, 0)
     const [byte, depth] = [new Uint8Array(nodesMax), new Uint16Array(nodesMax)]
     const token = new Int32Array(nodesMax).fill(-1)
@@ -65,6 +65,13 @@ export class Vocabulary {
 
 export function allow(mask: TokenMask, token: number): void {
   mask[token >>> 5] = (mask[token >>> 5] ?? 0) | (1 << (token & 31))
+}
+
+/** As texts of one unit a byte, which compare several times faster. */
+function sortedByBytes(tokens: readonly BytesOfToken[]): BytesOfToken[] {
+  const keyed = tokens.map((token) => ({ token, key: Buffer.from(token.bytes).toString('latin1') }))
+  keyed.sort((a, b) => (a.key === b.key ? a.token.id - b.token.id : a.key < b.key ? -1 : 1))
+  return keyed.map(({ token }) => token)
 }
 
 function sharedLength(a: Uint8Array, b: Uint8Array): number {
