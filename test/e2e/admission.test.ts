@@ -170,6 +170,26 @@ describe('a key with one dollar', () => {
   })
 })
 
+it('tells a tenant what became of its own requests, and nobody else', async () => {
+  const [account, stranger] = [await makePrepaid('1.00'), await makePrepaid('1.00')]
+  const { requestId, completionTokens } = await stream(account)
+  const ask = (path: string, key: string): Promise<Response> =>
+    fetch(`${stack.edgeUrl}/v1/requests/${requestId}${path}`, {
+      headers: { authorization: `Bearer ${key}` },
+    })
+  const status = await ask('', account.key)
+  expect(status.status).toBe(200)
+  expect(await status.json()).toMatchObject({
+    id: requestId,
+    state: 'finished',
+    completion_tokens: completionTokens,
+  })
+  const why = await ask('/admission', account.key)
+  expect(await why.json()).toMatchObject({ id: requestId, outcome: 'admitted' })
+  expect((await ask('', stranger.key)).status).toBe(404)
+  expect((await ask('/admission', stranger.key)).status).toBe(404)
+})
+
 it('stops a revoked key within two seconds, busy as it is', async () => {
   const account = await makePrepaid('1000')
   let stop = false

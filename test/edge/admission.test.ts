@@ -330,16 +330,29 @@ describe('money', () => {
   })
 })
 
-/** The real namespace, counting calls of `admit`, or failing all of them. */
-function countingTenants(): { TENANT: Env['TENANT']; calls: () => number; down: boolean } {
+interface Tenants {
+  readonly TENANT: Env['TENANT']
+  /** How often `admit` was called. */
+  readonly calls: () => number
+  /** Makes every call fail. */
+  down: boolean
+  /** Makes the calls fail that isolates make after a request. */
+  cut: boolean
+}
+
+/** The real namespace, with a link to it that can be counted on and cut. */
+function countingTenants(): Tenants {
   let calls = 0
-  const counting = {
+  const counting: Tenants = {
     TENANT: {
       idFromName: (name: string) => env.TENANT.idFromName(name),
       get: (id: DurableObjectId) =>
         new Proxy(env.TENANT.get(id), {
           get: (stub, name) => {
-            if (counting.down) return async () => Promise.reject(new Error('overloaded'))
+            const after = name === 'reportLeases' || name === 'refill'
+            if (counting.down || (counting.cut && after)) {
+              return async () => Promise.reject(new Error('overloaded'))
+            }
             if (name === 'admit') calls += 1
             // An RPC stub has a method of any name, `apply` too: so not `method.apply`.
             const method = Reflect.get(stub, name) as (...args: unknown[]) => unknown
@@ -349,6 +362,7 @@ function countingTenants(): { TENANT: Env['TENANT']; calls: () => number; down: 
     } as unknown as Env['TENANT'],
     calls: () => calls,
     down: false,
+    cut: false,
   }
   return counting
 }
@@ -368,6 +382,39 @@ describe('leases', () => {
     const statuses = await Promise.all(responses.map((response) => settle(caller, response)))
     expect(statuses.flat()).toEqual(Array(12).fill('applied'))
     expect(await billing(caller)).toMatchObject({ balance_usd: '-0.000149184', held_usd: '0' })
+  })
+})
+
+describe('background work that is cut', () => {
+  it('costs neither a record nor a pico-dollar', async () => {
+    const tenants = countingTenants()
+    const caller = await makeCaller({ env: { TENANT: tenants.TENANT } })
+    tenants.cut = true
+    const responses: Response[] = []
+    for (let sent = 0; sent < 12; sent += 1) {
+      responses.push(await caller.chat({ max_tokens: 20 }))
+      caller.edge.clock.nowMs += 100
+    }
+    const { edge, tenantId } = caller
+    const statuses = await Promise.all(responses.map((response) => settle(caller, response)))
+    expect(new Set(statuses.flat())).toEqual(new Set(['applied', 'waiting']))
+    // Longer than a record waits for its reservation; longer than a lease's money is kept for it.
+    for (const laterMs of [60_000, 25 * 60_000]) {
+      await tenantOf(tenantId).reconcile(0, edge.clock.nowMs + laterMs)
+    }
+    expect(await billing(caller)).toMatchObject({ balance_usd: '-0.000149184', held_usd: '0' })
+  })
+})
+
+describe('a pool’s object that is down', () => {
+  it('leaves each tenant a few requests at a time', async () => {
+    const down = { acquire: async () => Promise.reject(new Error('overloaded')) }
+    const finish = async (): Promise<void> => undefined
+    const POOL = { idFromName: (name: string) => name, get: () => ({ ...down, finish }) } as never
+    const caller = await makeCaller({ env: { POOL } })
+    const statuses: number[] = []
+    for (let sent = 0; sent < 6; sent += 1) statuses.push((await caller.chat()).status)
+    expect(statuses).toEqual([200, 200, 200, 200, 503, 503])
   })
 })
 

@@ -13,6 +13,7 @@ const ROOT = new URL('../..', import.meta.url).pathname
 const POOL = 'crash'
 const ADMIN_TOKEN = 'an-admin-token-of-forty-characters-or-so'
 const READY_WITHIN_MS = 60_000
+const LAST_WORDS_LENGTH = 4_000
 
 /** A part that dies and comes back under the same address, with the same folder. */
 export interface Part {
@@ -90,49 +91,65 @@ interface PartOptions {
 }
 
 async function startPart(options: PartOptions): Promise<Part> {
-  let child = launch(options)
+  let running = launch(options)
   const kill = async (): Promise<void> => {
-    const gone = new Promise((resolve) => child.once('close', resolve))
-    // Its whole process group: workerd is a child of the process that we started.
-    if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+    const { child, gone } = running
+    killGroup(child)
     await gone
   }
-  await ready(options.readyUrl)
+  await ready(options, running)
   return {
     crash: async () => {
       await kill()
-      child = launch(options)
-      await ready(options.readyUrl)
+      running = launch(options)
+      await ready(options, running)
     },
     stop: kill,
   }
 }
 
-function launch({ script, env }: PartOptions): ChildProcess {
+interface Running {
+  readonly child: ChildProcess
+  readonly gone: Promise<unknown>
+  /** The end of what it has said on standard error. */
+  readonly lastWords: () => string
+}
+
+/** Its whole process group, since workerd is a child of the process that we started. */
+function killGroup({ pid, exitCode, signalCode }: ChildProcess): void {
+  if (pid !== undefined && exitCode === null && signalCode === null) process.kill(-pid, 'SIGKILL')
+}
+
+function launch({ script, env }: PartOptions): Running {
   const child = spawn(process.execPath, [script], {
     cwd: ROOT,
     env: { PATH: process.env['PATH'] ?? '', ...env },
-    stdio: 'ignore',
+    stdio: ['ignore', 'ignore', 'pipe'],
     detached: true,
   })
-  process.once('exit', () => {
-    if (child.exitCode === null && child.pid !== undefined) process.kill(-child.pid, 'SIGKILL')
+  let words = ''
+  child.stderr.on('data', (chunk: Buffer) => {
+    words = (words + chunk.toString()).slice(-LAST_WORDS_LENGTH)
   })
-  return child
+  const killOnExit = (): void => killGroup(child)
+  process.once('exit', killOnExit)
+  const gone = new Promise((resolve) => child.once('exit', resolve))
+  void gone.then(() => process.removeListener('exit', killOnExit))
+  return { child, gone, lastWords: () => words }
 }
 
-async function ready(url: string): Promise<void> {
+async function ready({ script, readyUrl }: PartOptions, running: Running): Promise<void> {
   const untilMs = performance.now() + READY_WITHIN_MS
-  while (performance.now() < untilMs) {
+  while (performance.now() < untilMs && running.child.exitCode === null) {
     // Not listening yet, or not ready.
-    const ok = await fetch(url).then(
+    const ok = await fetch(readyUrl).then(
       (response) => response.ok,
       () => false,
     )
     if (ok) return
     await sleep(25)
   }
-  throw new Error(`${url} was not ready in time`)
+  throw new Error(`${script} was not ready in time: ${running.lastWords()}`)
 }
 
 async function adminCall<T>(
