@@ -1,3 +1,4 @@
+import { EventEmitter } from 'node:events'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { capacityReportSchema } from '#protocol/capacity-report.ts'
@@ -11,11 +12,12 @@ import {
 } from '#protocol/usage-record.ts'
 import { createRecorder } from '../../gpu-backend/src/records/recorder.ts'
 import { RecordSpool } from '../../gpu-backend/src/records/spool.ts'
+import { PromptEncoder } from '../../gpu-backend/src/server/prompt-encoder.ts'
 import { RequestIds } from '../../gpu-backend/src/server/request-ids.ts'
 import { makeServiceKeys, poolHeaders, type ServiceKeys } from '../support/gpu-backend.ts'
 import { makeScratch, type Scratch } from '../support/scratch.ts'
 import { quietLog, startScripted, type ScriptedBackend } from '../support/scripted-backend.ts'
-import { tokensOf } from '../support/toy-served.ts'
+import { tokensOf, toyServed, toyTextTokenizer } from '../support/toy-served.ts'
 
 let scratch: Scratch
 let recordKeys: ServiceKeys
@@ -86,6 +88,64 @@ const acknowledge = async (cursors: readonly string[]): Promise<unknown> => {
   })
   return response.json()
 }
+
+describe('a long prompt', () => {
+  const content = 'word '.repeat(1000)
+  const ask = (requestId: string, signal?: AbortSignal) =>
+    at.caller.chat(
+      { stream: true, messages: [{ role: 'user', content }] },
+      { requestId, ...(signal === undefined ? {} : { signal }) },
+    )
+
+  /** Encodes nothing until told to. */
+  function holdEncoding(): { readonly waiting: () => number; readonly release: () => void } {
+    const thread = new EventEmitter()
+    let held = 0
+    const encoder = new PromptEncoder({
+      tokenizer: toyTextTokenizer,
+      startThread: () =>
+        Object.assign(thread, {
+          postMessage: () => void (held += 1),
+          terminate: () => Promise.resolve(),
+        }),
+    })
+    at.backend.setServed(toyServed(), encoder)
+    const release = (): void => {
+      thread.emit('message', { kind: 'encoded', prompt: Int32Array.of(1, 2, 3) })
+    }
+    return { waiting: () => held, release }
+  }
+
+  it('lets short ones past while it is encoded', async () => {
+    const { waiting, release } = holdEncoding()
+    const long = ask('req_long')
+    await expect.poll(waiting).toBe(1)
+    const short = await at.caller.chat({ stream: true }, { requestId: 'req_short' })
+    expect(await lookUp('req_long')).toEqual({ status: 'under_way' })
+    at.thread.finish(1, 'stop')
+    await short.text()
+    release()
+    const response = await long
+    at.thread.say(2, 'Hi')
+    at.thread.finish(2, 'stop')
+    expect(await response.text()).toContain('[DONE]')
+  })
+
+  it('whose client leaves while it is encoded never reaches the engine', async () => {
+    const { waiting, release } = holdEncoding()
+    const gone = new AbortController()
+    const left = ask('req_left', gone.signal)
+    left.catch(() => undefined)
+    await expect.poll(waiting).toBe(1)
+    gone.abort()
+    // Long enough for the server to hear of it.
+    await expect.poll(() => at.connections.every((socket) => socket.destroyed)).toBe(true)
+    release()
+    await expect.poll(() => lookUp('req_left')).toEqual({ status: 'unknown' })
+    expect(at.thread.commands).toEqual([])
+    expect(spool.pendingCount).toBe(0)
+  })
+})
 
 describe('the status of a request', () => {
   it('follows it from the queue to its end', async () => {

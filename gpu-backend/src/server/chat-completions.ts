@@ -66,7 +66,7 @@ async function accept(backend: Backend, arrival: Arrival): Promise<ActiveGenerat
   const { served, encoder } = backend.loaded()
   const { pieces, finish } = preparePlan({ request, source, served, terms })
   const prompt = await encoder.encode(pieces, () => !body.closedEarly)
-  if (prompt === null) return null
+  if (prompt === null || body.closedEarly) return null
   const plan = finish(prompt)
   backend.requireReady()
   const running = backend.options.engine.submit(plan.generation)
