@@ -1,106 +1,23 @@
 // attention: one softmax over a row's window and its compressed entries (`attention.ts`).
 //
-// A block has eight heads of one row; eight keys at a time lie in shared memory, decoded once for the
-// eight heads. A row's keys are cut into up to sixteen parts by their number alone, each with a maximum
-// and a sum of its own, and the parts are put together in ascending order: a row's bits depend on
-// nothing but the row. Few rows: parts are blocks of their own, whose last one puts them together; many:
-// one block goes through all of them. The very last block stores the step's keys in the window, which
-// until then holds what others read.
+// A row's keys are cut into up to sixteen parts by their number alone, each with a maximum and a sum of
+// its own, and the parts are put together in ascending order: a row's bits depend on nothing but the row.
+// Few rows: parts are blocks of their own, whose last one puts them together; many: one block goes
+// through all of them. The very last block stores the step's keys in the window, which until then holds
+// what others read.
+//
+// Keys in fp32: eight heads a block and eight keys at a time in shared memory, all sums in fp32. Compact
+// keys, which bfloat16 holds exactly: sixteen of both, on the tensor cores (`tiles.h`).
 
-#include "../cuda/batch.h"
-#include "../cuda/compact-rows.h"
-#include "../cuda/transforms.h"
+#include "keys.h"
+#include "tiles.h"
 
 namespace sluice {
 namespace {
 
-constexpr int threads = 128;
+constexpr int threads = attentionThreads;
 constexpr int headsOfBlock = 8;
 constexpr int keysOfTile = 8;
-constexpr int partsMax = 16;
-constexpr int keysOfPart = 64;
-
-struct AttentionArgs {
-  const float* queries;
-  const float* keys;
-  Ring window;
-  EntryPages entries;
-  const int* selected;
-  const float* sink;
-  const float* frequencies;
-  const BatchRow* rows;
-  float* output;
-  /// Of every row, head and part: its values, then maximum and sum. Null where one block does all parts.
-  float* parts;
-  unsigned* counters;
-  RowLayout layout;
-  int rowCount;
-  int heads;
-  int head;
-  int pairs;
-  int windowSize;
-  /// 0: there are no entries.
-  int ratio;
-  int selectedWidth;
-  float scale;
-
-  SLUICE_DEVICE int headGroups() const { return (heads + headsOfBlock - 1) / headsOfBlock; }
-};
-
-/// A row's keys by number: the window in ascending position, then entries.
-struct KeyList {
-  BatchRow at;
-  int row;
-  int first;
-  int windowCount;
-  int count;
-
-  SLUICE_DEVICE KeyList(const AttentionArgs& args, int rowNumber) {
-    row = rowNumber;
-    at = args.rows[row];
-    first = at.position - args.windowSize + 1;
-    if (first < 0) first = 0;
-    windowCount = at.position - first + 1;
-    int entries = 0;
-    if (args.ratio != 0) {
-      entries = args.selected != nullptr ? args.selectedWidth : visibleEntries(at.position, args.ratio);
-    }
-    count = windowCount + entries;
-  }
-
-  SLUICE_DEVICE int parts() const {
-    const int parts = (count + keysOfPart - 1) / keysOfPart;
-    return parts < partsMax ? parts : partsMax;
-  }
-
-  /// Where part `part` begins, a whole number of tiles from the first key.
-  SLUICE_DEVICE int partBegin(int part) const {
-    const int tiles = (count + keysOfTile - 1) / keysOfTile;
-    const int begin = part * tiles / parts() * keysOfTile;
-    return begin < count ? begin : count;
-  }
-};
-
-/// One key: a row of this step, or of a cache; neither where nothing is selected.
-struct Key {
-  const float* own;
-  const uint8_t* cached;
-};
-
-SLUICE_DEVICE Key keyAt(const AttentionArgs& args, const KeyList& list, int number) {
-  if (number >= list.count) return {nullptr, nullptr};
-  if (number < list.windowCount) {
-    const int position = list.first + number;
-    if (position < list.at.start) return {nullptr, args.window.row(list.at.slot, position)};
-    return {args.keys + int64_t{list.row - (list.at.position - position)} * args.head, nullptr};
-  }
-  int entry = number - list.windowCount;
-  if (args.selected != nullptr) {
-    entry = args.selected[int64_t{list.row} * args.selectedWidth + entry];
-    if (entry < 0) return {nullptr, nullptr};
-  }
-  return {nullptr, args.entries.row(list.at.slot, entry)};
-}
 
 /// Shared memory of a block.
 struct Room {
@@ -126,26 +43,6 @@ struct Room {
   }
 };
 
-/// What a compact row would give back of a key of this step: sixteen threads a key, each its own values.
-SLUICE_DEVICE void roundOwn(float* key, int plain, bool rounds) {
-  float* const own = key + threadIdx.x % 16;
-  for (int at = 0; at < plain; at += keyBlock) {
-    uint32_t largest = 0;
-    for (int i = at; i < at + keyBlock; i += 16) {
-      const uint32_t bits = magnitudeBits(own[i]);
-      largest = bits > largest ? bits : largest;
-    }
-    for (int distance = 8; distance > 0; distance /= 2) {
-      const uint32_t other = __shfl_xor_sync(allLanes, largest, distance);
-      largest = other > largest ? other : largest;
-    }
-    if (!rounds) continue;
-    const float scale = fp8Scale(largest);
-    const float inverse = 1.0f / scale;
-    for (int i = at; i < at + keyBlock; i += 16) own[i] = roundE4m3(own[i] * inverse) * scale;
-  }
-}
-
 /// Sixteen threads a key bring a tile in; what is beyond a row, and keys that are not, are zeros.
 SLUICE_DEVICE void loadKeys(const AttentionArgs& args, const KeyList& list, int first, int end,
                             const Room& room) {
@@ -155,13 +52,11 @@ SLUICE_DEVICE void loadKeys(const AttentionArgs& args, const KeyList& list, int 
   float* const into = room.keys + place * room.stride;
   for (int i = static_cast<int>(threadIdx.x) % 16; i < room.stride; i += 16) {
     float value = 0;
-    if (i < args.head && key.own != nullptr) value = args.layout.kept(key.own[i], i);
+    if (i < args.head && key.own != nullptr) value = key.own[i];
     if (i < args.head && key.cached != nullptr) value = args.layout.at(key.cached, i);
     into[i] = value;
   }
   if (threadIdx.x % 16 == 0) room.present[place] = key.own != nullptr || key.cached != nullptr;
-  const bool rounds = args.layout.compact != 0 && key.own != nullptr;
-  if (__ballot_sync(allLanes, rounds) != 0) roundOwn(into, args.layout.plain, rounds);
 }
 
 /// Two threads a score: even and odd groups of four dimensions.
@@ -202,9 +97,6 @@ struct Part {
     }
   }
 };
-
-/// e^(a − b) where b may be the maximum of nothing.
-SLUICE_DEVICE float expBelow(float a, float b) { return a == -INFINITY ? 0.0f : expf(a - b); }
 
 /// Weights of a tile's keys under the maximum so far, and what earlier ones are to be multiplied by.
 SLUICE_DEVICE void weighKeys(const Room& room, int turn) {
@@ -265,11 +157,6 @@ SLUICE_DEVICE void runPart(const AttentionArgs& args, const KeyList& list, int n
   for (int h = 0; h < headsOfBlock; h++) part.largest[h] = room.largest[turn * headsOfBlock + h];
 }
 
-/// Puts the next part behind those before it. Written out, so that whoever does it gets the same bits.
-SLUICE_DEVICE void join(float& value, float factor, float other, float otherFactor) {
-  value = fmaf(value, factor, __fmul_rn(other, otherFactor));
-}
-
 SLUICE_DEVICE void joinPart(Part& whole, const Part& part) {
 #pragma unroll
   for (int h = 0; h < headsOfBlock; h++) {
@@ -281,13 +168,6 @@ SLUICE_DEVICE void joinPart(Part& whole, const Part& part) {
     for (int i = 0; i < 4; i++) join(whole.values[h][i], before, part.values[h][i], after);
     whole.largest[h] = largest;
   }
-}
-
-/// Floats that a part of a head takes: its values, maximum and sum.
-SLUICE_DEVICE int partStride(const AttentionArgs& args) { return (args.head + 3) / 4 * 4 + 4; }
-
-SLUICE_DEVICE float* partAt(const AttentionArgs& args, int row, int h, int number) {
-  return args.parts + ((int64_t{row} * args.heads + h) * partsMax + number) * partStride(args);
 }
 
 SLUICE_DEVICE void storePart(const AttentionArgs& args, int row, int firstHead, int number,
@@ -349,14 +229,6 @@ SLUICE_DEVICE void loadQueries(const AttentionArgs& args, int row, int firstHead
   }
 }
 
-SLUICE_DEVICE void keepWindow(const AttentionArgs& args) {
-  for (int row = warpOf(); row < args.rowCount; row += threads / 32) {
-    const BatchRow at = args.rows[row];
-    if (args.window.overwritten(at)) continue;
-    args.layout.write(args.window.row(at.slot, at.position), args.keys + int64_t{row} * args.head);
-  }
-}
-
 }  // namespace
 
 SLUICE_KERNEL(attention_rows, AttentionArgs, threads, 2) {
@@ -383,7 +255,7 @@ SLUICE_KERNEL(attention_rows, AttentionArgs, threads, 2) {
       runPart(args, list, number, room, whole);
       storePart(args, row, firstHead, number, whole);
     }
-    unsigned* const counter = args.counters + 1 + row * args.headGroups() + blockIdx.y;
+    unsigned* const counter = args.counters + 1 + row * gridDim.y + blockIdx.y;
     finishes = lastToArrive(counter, gridDim.x, place);
     if (finishes) {
       whole.clear();
@@ -396,6 +268,12 @@ SLUICE_KERNEL(attention_rows, AttentionArgs, threads, 2) {
   }
   if (finishes) writeOutput(args, list, firstHead, whole);
   if (lastToArrive(args.counters, gridDim.x * gridDim.y * gridDim.z, place)) keepWindow(args);
+}
+
+/// Compact rows on the tensor cores.
+SLUICE_KERNEL(attention_tiles, AttentionArgs, threads, 2) {
+  SLUICE_DYNAMIC_SHARED(shared);
+  tiles::attend(args, shared);
 }
 
 }  // namespace sluice

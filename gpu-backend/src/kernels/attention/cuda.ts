@@ -4,12 +4,17 @@ import { rowCount, type Tensor } from '../../device/tensor.ts'
 import { ArgStruct, launch } from '../cuda/args.ts'
 import type { AttentionArgs } from './attention.ts'
 
-/** Of `attention.cu`. */
+/** Of `keys.h`. */
 const threads = 128
-const headsOfBlock = 8
-const keysOfTile = 8
 const partsMax = 16
 const keysOfPart = 64
+
+/** A kernel, by what the cache keeps. */
+interface Shape {
+  readonly kernel: string
+  readonly headsOfBlock: number
+  readonly sharedBytes: number
+}
 
 /** Up to here a row's parts are blocks of their own; more rows fill a GPU without. */
 const fewRows = 32
@@ -22,7 +27,8 @@ export const launchAttention: LaunchOp<AttentionArgs> = (args, target) => {
   }
   const { compressed } = args
   const rotated = 2 * rowCount(args.frequencies)
-  const groups = Math.ceil(heads / headsOfBlock)
+  const shape = args.window.dtype === 'u8' ? tilesShape(head) : plainShape(head)
+  const groups = Math.ceil(heads / shape.headsOfBlock)
   const parts = rows > fewRows ? 1 : Math.min(partsMax, Math.ceil(keysMax(args) / keysOfPart))
   const partBytes = 4 * (Math.ceil(head / 4) * 4 + 4)
   const struct = new ArgStruct('attention', target)
@@ -46,10 +52,27 @@ export const launchAttention: LaunchOp<AttentionArgs> = (args, target) => {
     .i32(compressed?.ratio ?? 0)
     .i32(compressed?.selected?.shape[1] ?? 0)
     .f32(args.scale)
+  const { kernel, sharedBytes } = shape
+  return [launch(kernel, { grid: [parts, groups, rows], threads, sharedBytes }, struct)]
+}
+
+/** Eight heads and eight keys in fp32 (`attention.cu`). */
+function plainShape(head: number): Shape {
+  const [heads, keys] = [8, 8]
   const stride = Math.ceil(head / 8) * 8 + 8
-  const small = 2 * headsOfBlock * keysOfTile + 3 * headsOfBlock + keysOfTile + 4
-  const sharedBytes = 4 * ((headsOfBlock + keysOfTile) * stride + small)
-  return [launch('attention_rows', { grid: [parts, groups, rows], threads, sharedBytes }, struct)]
+  const small = 2 * heads * keys + 3 * heads + keys + 4
+  const sharedBytes = 4 * ((heads + keys) * stride + small)
+  return { kernel: 'attention_rows', headsOfBlock: heads, sharedBytes }
+}
+
+/** Sixteen of both on the tensor cores (`tiles.h`). */
+function tilesShape(head: number): Shape {
+  const [heads, keys, warps] = [16, 16, 4]
+  const stride = Math.ceil(head / 16) * 16 + 8
+  const weights = 2 * heads * (keys + 8)
+  const small = 4 * (3 * heads + keys + 4)
+  const sharedBytes = 2 * keys * stride + 4 * warps * heads * keys + weights + small
+  return { kernel: 'attention_tiles', headsOfBlock: heads, sharedBytes }
 }
 
 /** Keys a row can have at most, so that the grid depends on nothing else. */

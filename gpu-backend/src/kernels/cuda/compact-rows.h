@@ -74,12 +74,6 @@ struct RowLayout {
       if (laneOf() == 0) row[plain / 2 + at / indexBlock] = static_cast<uint8_t>(scaleByte(scale));
     }
   }
-
-  /// What a row would give back of value `i`, of values that were rounded: all but a key's rotated part
-  /// come back as they are.
-  SLUICE_DEVICE float kept(float value, int i) const {
-    return compact != 0 && index == 0 && i >= plain ? fromBf16(toBf16(value)) : value;
-  }
 };
 
 }  // namespace sluice

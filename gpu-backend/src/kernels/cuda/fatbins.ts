@@ -44,7 +44,7 @@ export const architectures = [
 ] as const
 
 /** Bytes of registers a kernel may keep in memory. */
-export const spillBytesMax = 96
+export const spillBytesMax = 128
 
 const run = promisify(execFile)
 const kernelsDir = fileURLToPath(new URL('..', import.meta.url))

@@ -162,63 +162,63 @@ struct Sums {
   }
 };
 
-/// One unit of columns into the sums of the outputs from `firstRow` on. `inputs`: the unit's bfloat16
-/// `[8·tiles][inputStride]`.
-template <DType dtype, int tiles>
-SLUICE_DEVICE void multiplyUnit(Sums<tiles>& sums, const Matrix& matrix, int firstRow, int unit,
-                                const uint16_t* inputs) {
-  constexpr int columns = laneColumns<dtype>;
-  const bool aligned = matrix.aligned();
-  const int g = laneOf() / 4;
-  const int t = laneOf() % 4;
+/// What a lane holds of one unit of a weight: its bytes of four rows, chunk by chunk.
+template <DType dtype>
+struct UnitBytes {
+  static constexpr int columns = laneColumns<dtype>;
+  static constexpr int chunks = unitColumns / (4 * columns);
+  uint4 raw[chunks][2][2];
+  float scale[chunks][2][2];
+
+  /// Row `half` of tile `m` of those from `firstRow` on, for this lane.
+  SLUICE_DEVICE static int rowOf(int firstRow, int m, int half) {
+    return firstRow + 16 * m + 8 * half + laneOf() / 4;
+  }
+
+  SLUICE_DEVICE void load(const Matrix& matrix, int firstRow, int unit) {
+    const bool aligned = matrix.aligned();
 #pragma unroll
-  for (int chunk = 0; chunk < unitColumns; chunk += 4 * columns) {
-    const int column = unit * unitColumns + chunk + t * columns;
-    uint4 raw[2][2];
-    float scale[2][2];
+    for (int chunk = 0; chunk < chunks; chunk++) {
+      const int column = unit * unitColumns + (4 * chunk + laneOf() % 4) * columns;
 #pragma unroll
-    for (int m = 0; m < 2; m++) {
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int row = firstRow + 16 * m + 8 * half + g;
-        raw[m][half] = loadLane<dtype>(matrix, aligned, row, column);
-        scale[m][half] = laneScale<dtype>(matrix, row, column);
+      for (int i = 0; i < 4; i++) {
+        const int row = rowOf(firstRow, i / 2, i % 2);
+        raw[chunk][i / 2][i % 2] = loadLane<dtype>(matrix, aligned, row, column);
+        scale[chunk][i / 2][i % 2] = laneScale<dtype>(matrix, row, column);
       }
     }
+  }
+
+  /// Into the sums. `inputs`: the unit's bfloat16 `[8·tiles][inputStride]`.
+  template <int tiles>
+  SLUICE_DEVICE void multiply(Sums<tiles>& sums, const uint16_t* inputs) const {
+    const int g = laneOf() / 4;
+    const int t = laneOf() % 4;
 #pragma unroll
-    for (int step = 0; step < columns / 4; step++) {
-      uint32_t a[2][4];
+    for (int chunk = 0; chunk < chunks; chunk++) {
 #pragma unroll
-      for (int m = 0; m < 2; m++) {
+      for (int step = 0; step < columns / 4; step++) {
+        uint32_t a[2][4];
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const uint2 pairs = decodeStep<dtype>(raw[m][half], step, scale[m][half]);
-          a[m][half] = pairs.x;
-          a[m][half + 2] = pairs.y;
+        for (int i = 0; i < 4; i++) {
+          const uint2 pairs =
+              decodeStep<dtype>(raw[chunk][i / 2][i % 2], step, scale[chunk][i / 2][i % 2]);
+          a[i / 2][i % 2] = pairs.x;
+          a[i / 2][i % 2 + 2] = pairs.y;
+        }
+#pragma unroll
+        for (int n = 0; n < tiles; n++) {
+          const uint16_t* const at = inputs + (tokensOfTile * n + g) * inputStride +
+                                     (4 * chunk + t) * columns + 4 * step;
+          const uint2 pairs = *reinterpret_cast<const uint2*>(at);
+          const uint32_t b[2] = {pairs.x, pairs.y};
+#pragma unroll
+          for (int m = 0; m < 2; m++) mmaBf16(sums.c[m][n], a[m], b);
         }
       }
-#pragma unroll
-      for (int n = 0; n < tiles; n++) {
-        const uint16_t* const at =
-            inputs + (tokensOfTile * n + g) * inputStride + chunk + t * columns + 4 * step;
-        const uint2 pairs = *reinterpret_cast<const uint2*>(at);
-        const uint32_t b[2] = {pairs.x, pairs.y};
-#pragma unroll
-        for (int m = 0; m < 2; m++) mmaBf16(sums.c[m][n], a[m], b);
-      }
     }
   }
-}
-
-template <int tiles>
-SLUICE_DEVICE void multiplyUnit(Sums<tiles>& sums, const Matrix& matrix, int firstRow, int unit,
-                                const uint16_t* inputs) {
-  switch (matrix.dtype) {
-    case DType::bf16: return multiplyUnit<DType::bf16>(sums, matrix, firstRow, unit, inputs);
-    case DType::f8e4m3: return multiplyUnit<DType::f8e4m3>(sums, matrix, firstRow, unit, inputs);
-    default: return multiplyUnit<DType::fp4>(sums, matrix, firstRow, unit, inputs);
-  }
-}
+};
 
 /// One token's columns of a unit into shared memory as bfloat16, by one warp; null: zeros. With
 /// `quantise` what survives FP8 of the 128, which bfloat16 holds exactly.
@@ -274,8 +274,19 @@ struct InputRows {
   }
 };
 
+/// Calls `use` with the weights' element type as a constant; fp32 goes its own way.
+template <class Use>
+SLUICE_DEVICE void withType(DType dtype, Use use) {
+  switch (dtype) {
+    case DType::bf16: use.template operator()<DType::bf16>(); break;
+    case DType::f8e4m3: use.template operator()<DType::f8e4m3>(); break;
+    default: use.template operator()<DType::fp4>(); break;
+  }
+}
+
 /// A block of eight warps, each a slice of the columns, on `warpOutputs` outputs of `count` weights of one
-/// shape and up to 8·tiles tokens. `row(token)`: the token's inputs or null. Sums are this warp's.
+/// shape and type and up to 8·tiles tokens. `row(token)`: the token's inputs or null. Sums are this
+/// warp's. A unit's weights are on their way while its inputs are made ready.
 template <int tiles, int count, class Row>
 SLUICE_DEVICE void multiplySlice(Sums<tiles> (&sums)[count], const Matrix (&matrices)[count],
                                  int firstRow, Row row, bool quantise, unsigned char* shared) {
@@ -283,16 +294,29 @@ SLUICE_DEVICE void multiplySlice(Sums<tiles> (&sums)[count], const Matrix (&matr
   const int width = matrices[0].width;
 #pragma unroll
   for (int i = 0; i < count; i++) sums[i].clear();
+  const int begin = sliceBegin(warpOf(), width);
   const int end = sliceBegin(warpOf() + 1, width);
-  for (int unit = sliceBegin(warpOf(), width); unit < end; unit++) {
-    for (int token = 0; token < tokensOfTile * tiles; token++) {
-      stageInput(inputs + token * inputStride, row(token), width, unit, quantise);
-    }
-    __syncwarp();
+  withType(matrices[0].dtype, [&]<DType dtype>() {
+    for (int unit = begin; unit < end; unit++) {
+      // Four times the bytes of FP4 do not fit beside more sums.
+      constexpr bool ahead = dtype != DType::bf16 || (tiles == 1 && count == 1);
+      UnitBytes<dtype> bytes[ahead ? count : 1];
+      if constexpr (ahead) {
 #pragma unroll
-    for (int i = 0; i < count; i++) multiplyUnit(sums[i], matrices[i], firstRow, unit, inputs);
-    __syncwarp();
-  }
+        for (int i = 0; i < count; i++) bytes[i].load(matrices[i], firstRow, unit);
+      }
+      for (int token = 0; token < tokensOfTile * tiles; token++) {
+        stageInput(inputs + token * inputStride, row(token), width, unit, quantise);
+      }
+      __syncwarp();
+#pragma unroll
+      for (int i = 0; i < count; i++) {
+        if constexpr (!ahead) bytes[0].load(matrices[i], firstRow, unit);
+        bytes[ahead ? i : 0].multiply(sums[i], inputs);
+      }
+      __syncwarp();
+    }
+  });
 }
 
 /// Adds up what the eight warps have, each of the same outputs and tokens.
@@ -343,7 +367,13 @@ SLUICE_DEVICE void multiplyMany(Sums<tiles> (&totals)[count], const Matrix (&mat
       __syncthreads();
       if (firstRow < matrices[0].rows) {
 #pragma unroll
-        for (int i = 0; i < count; i++) multiplyUnit(sums[i], matrices[i], firstRow, unit, inputs);
+        for (int i = 0; i < count; i++) {
+          withType(matrices[i].dtype, [&]<DType dtype>() {
+            UnitBytes<dtype> bytes;
+            bytes.load(matrices[i], firstRow, unit);
+            bytes.multiply(sums[i], inputs);
+          });
+        }
       }
       __syncthreads();
     }

@@ -20,7 +20,27 @@ SLUICE_DEVICE void mmaBf16(float (&c)[4], const uint32_t (&a)[4], const uint32_t
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/// Of sixteen rows of shared memory, `stride` apart and 16-byte aligned, sixteen columns from `at` on, as
+/// two fragments B: the first eight columns in r0 and r1, the others in r2 and r3.
+SLUICE_DEVICE void loadColumns(uint32_t (&r)[4], const uint16_t* at, int stride) {
+  const int lane = laneOf();
+  const uint16_t* const row = at + lane % 16 * stride + lane / 16 * 8;
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
 #else
+
+SLUICE_DEVICE void loadColumns(uint32_t (&r)[4], const uint16_t* at, int stride) {
+  const uint16_t* const first = at + 2 * (laneOf() % 4) * stride + laneOf() / 4;
+  for (int i = 0; i < 4; i++) {
+    const uint16_t* const from = first + i % 2 * 8 * stride + i / 2 * 8;
+    r[i] = from[0] | uint32_t{from[stride]} << 16;
+  }
+}
 
 /// Puts the lanes' fragments together, multiplies, and hands the tile out again.
 SLUICE_UNSEEN inline void mmaExchange(uint32_t mask, const simt::Words* in, simt::Words* out) {

@@ -93,13 +93,14 @@ export const narrowInputs: Numerics = {
 }
 
 /**
- * CUDA: linears on tensor cores, whose additions may be cut where fp32 rounds, in eight slices of the
- * columns (of 16,384 at most); everything else in fp32, a thread's own terms one after the other.
- * Inputs that are not rounded to FP8 meet weights as bfloat16, but for fp32 weights.
+ * CUDA: linears, and attention over compact rows, on tensor cores, whose additions may be cut where fp32
+ * rounds; a linear's in eight slices of the columns (of 16,384 at most). Everything else in fp32, a
+ * thread's own terms one after the other. Inputs that are not rounded to FP8 meet weights as bfloat16,
+ * but for fp32 weights; queries and softmax weights meet keys as bfloat16.
  */
 export const cudaNumerics: Numerics = {
   products: { unit: 2 * float32Unit, run: 2048 },
-  scores: { unit: float32Unit, run: 512 },
+  scores: { unit: 2 * float32Unit, run: 512 },
   rows: { unit: float32Unit, run: 256 },
   step: float32Unit,
   elementary: 2 ** -22,
@@ -109,6 +110,6 @@ export const cudaNumerics: Numerics = {
     f8e4m3: { as: 'bfloat16' },
     fp4: { as: 'bfloat16' },
   },
-  queries: asGiven,
-  probabilities: 0,
+  queries: { as: 'bfloat16' },
+  probabilities: bfloat16Unit,
 }
