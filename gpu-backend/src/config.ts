@@ -37,6 +37,8 @@ export interface Limits {
   readonly prefixesMax: number
   /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
   readonly draftsMax: number
+  /** Folder for beginnings that have to leave the cache, and bytes there; null: they are dropped. */
+  readonly spill: { readonly folder: string; readonly bytesMax: number } | null
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
   readonly spoolRecordsMax: number
   /** Text kept for resuming one stream, and of all ended streams together, in UTF-16 units. */
@@ -124,6 +126,8 @@ const environmentSchema = z.object({
   ),
   SLUICE_MAX_PREFIXES: whole(64, 0, 65_536),
   SLUICE_SPECULATION: whole(1, 0, 8),
+  SLUICE_SPILL_DIR: z.string().default(''),
+  SLUICE_SPILL_BYTES: whole(16 * 2 ** 30, 1),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
   SLUICE_MAX_STREAM_BUFFER: whole(4 * 2 ** 20, 1024),
   SLUICE_MAX_STREAM_BUFFERS: whole(256 * 2 ** 20, 1024),
@@ -202,6 +206,10 @@ function limitsOf(read: Environment): Limits {
     cacheTokens: read.SLUICE_CACHE_TOKENS,
     prefixesMax: read.SLUICE_MAX_PREFIXES,
     draftsMax: read.SLUICE_SPECULATION,
+    spill:
+      read.SLUICE_SPILL_DIR === ''
+        ? null
+        : Object.freeze({ folder: read.SLUICE_SPILL_DIR, bytesMax: read.SLUICE_SPILL_BYTES }),
     spoolRecordsMax: read.SLUICE_MAX_SPOOL_RECORDS,
     resumeUnitsPerStreamMax: read.SLUICE_MAX_STREAM_BUFFER,
     resumeUnitsMax: read.SLUICE_MAX_STREAM_BUFFERS,

@@ -2,6 +2,7 @@ import { strict as assert } from 'node:assert'
 import type { CachedPrefix, Model, Segment, Sequence } from '../model/model.ts'
 import type { Constraints } from '../grammar/constraint.ts'
 import { PageKeys } from './prefix-cache.ts'
+import type { PrefixSpill } from './prefix-spill.ts'
 import type { EndReason, EngineEvent, EngineStats, GenerationRequest } from './protocol.ts'
 import type { Random } from './random.ts'
 import { createSampler, type Sampler, type TokenConstraint } from './sampler.ts'
@@ -34,6 +35,8 @@ export interface EngineOptions {
   readonly limits: SchedulerLimits
   /** Guesses tokens ahead, over the same model; absent: every token takes a step. */
   readonly speculation?: Speculation | null
+  /** Takes prefixes that have to leave the cache, over the same model; absent: they are dropped. */
+  readonly spill?: PrefixSpill | null
   /** Holds answers to grammars; absent: no request has one. */
   readonly constraints?: Pick<Constraints, 'create'>
   /** Draws a seed for each request that brings none. */
@@ -133,6 +136,7 @@ export class Engine {
       'every prompt token is in the vocabulary',
     )
     const generation = this.#generationFor(request)
+    this.#recall(generation)
     const status = this.#scheduler.submit(
       {
         id,
@@ -197,6 +201,25 @@ export class Engine {
     return constraints.create(grammar, outputTokensMax)
   }
 
+  /** Brings back what there is of a prompt beyond what is in the cache. */
+  #recall({ request: { prompt }, pageKeys }: Generation): void {
+    const { spill } = this.#options
+    if (spill === undefined || spill === null || pageKeys === null) return
+    const { pageTokens } = this.#model.capacity()
+    const cached = this.#scheduler.cachedPages(pageKeys.names, prompt.length)
+    // A prompt's last token is fed, whatever is cached: logits come behind a fed one.
+    const most = Math.floor((prompt.length - 1) / pageTokens)
+    const pages = spill.longest(pageKeys.names, cached, most)
+    const key = pages === null ? undefined : pageKeys.names[pages - 1]
+    if (pages === null || key === undefined) return
+    const dropped = this.#scheduler.adopt(key, pages)
+    if (dropped === null) return
+    this.#evict(dropped)
+    const prefix = spill.restore(key)
+    if (prefix === null) this.#scheduler.disown(key)
+    else this.#prefixes.set(key, prefix)
+  }
+
   #pace(nowMs: number): Pace {
     return { nowMs, promptTokensPerMs: this.#promptTokensPerMs }
   }
@@ -215,7 +238,7 @@ export class Engine {
       const generation = this.#generation(id)
       this.#end(generation, generation.generated > 0 ? 'length' : 'expired')
     }
-    this.#drop(dropped)
+    this.#evict(dropped)
     for (const id of preempted) this.#release(this.#generation(id))
     this.#totals.preemptionsTotal += preempted.length
     for (const admission of admitted) this.#begin(admission)
@@ -245,8 +268,12 @@ export class Engine {
     this.#guess(segments, drawn)
     const right = new Map([...drawn].map(([id, draws]) => [id, draws.right]))
     for (const { id, key, dropped } of this.#scheduler.commit(right)) {
-      this.#drop(dropped)
-      this.#keep(this.#generation(id), key)
+      const generation = this.#generation(id)
+      // Beginnings of the text itself are part of what takes their place.
+      const names = new Set(generation.pageKeys?.names)
+      this.#drop(dropped.filter((name) => names.has(name)))
+      this.#evict(dropped.filter((name) => !names.has(name)))
+      this.#keep(generation, key)
     }
     for (const [id, { generation, ended }] of drawn) {
       if (ended !== null) this.#finish(generation, ended)
@@ -327,6 +354,14 @@ export class Engine {
     const prefix = this.#model.keepPrefix(sequence)
     assert(prefix !== null, 'the scheduler counts the places for prefixes')
     this.#prefixes.set(key, prefix)
+  }
+
+  #evict(keys: readonly string[]): void {
+    for (const key of keys) {
+      const prefix = this.#prefixes.get(key)
+      if (prefix !== undefined) this.#options.spill?.save(key, prefix)
+    }
+    this.#drop(keys)
   }
 
   #drop(keys: readonly string[]): void {

@@ -20,6 +20,8 @@ export interface EngineSettings {
   readonly cacheTokens: number
   /** Beginnings of texts kept in it for prompts to come. */
   readonly prefixesMax: number
+  /** Folder for beginnings that have to leave it, and bytes there; null: they are dropped. */
+  readonly spill: { readonly folder: string; readonly bytesMax: number } | null
   /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
   readonly draftsMax: number
 }

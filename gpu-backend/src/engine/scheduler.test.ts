@@ -445,6 +445,27 @@ describe('prefixes', () => {
     expect(fed(back.segments)).toEqual(['1: 12+1!'])
   })
 
+  it('come back from elsewhere into room that nobody who runs has or was promised', () => {
+    const scheduler = make({ pagesMax: 6, prefixesMax: 2 })
+    const names = keysOf('a', 3)
+    expect(scheduler.adopt('a 1', 2)).toEqual([])
+    expect(scheduler.adopt('b 0', 1)).toEqual([])
+    expect([scheduler.cachedPages(names, 12), scheduler.cachedPages(names, 8)]).toEqual([2, 0])
+    scheduler.audit()
+    // The longest unused makes way for a place, and more of them for pages.
+    expect(scheduler.adopt('c 0', 1)).toEqual(['a 1'])
+    expect(scheduler.adopt('d 4', 5)).toEqual(['b 0'])
+    scheduler.disown('d 4')
+    expect(scheduler.pagesFree).toBe(5)
+    submit(scheduler, sequence(1, 10, { outputTokensMax: 3 }))
+    step(scheduler)
+    expect(scheduler.adopt('e 4', 4)).toBeNull()
+    // The page it was promised is the one that 'c 0' has.
+    expect(scheduler.adopt('e 3', 3)).toEqual([])
+    expect([scheduler.pagesFree, scheduler.pagesAvailable]).toEqual([0, 3])
+    expect(step(scheduler).dropped).toEqual(['c 0'])
+  })
+
   it('make way for sequences, the one unused for longest first, before anybody is preempted', () => {
     const scheduler = make({ pagesMax: 12 })
     const named = (id: number, name: string) =>

@@ -224,6 +224,40 @@ export class Scheduler {
     this.#state(id).offered = count
   }
 
+  /** Pages of the longest kept beginning that a prompt with these names could start behind. */
+  cachedPages(pageKeys: readonly string[], promptTokens: number): number {
+    return this.#prefixes.find(pageKeys, this.#pagesBefore(promptTokens))?.pages.length ?? 0
+  }
+
+  /**
+   * Takes in a prefix that was kept elsewhere, if nobody who runs needs its pages: colder ones make
+   * way. Gives the names of those to drop, or null where there is no room.
+   */
+  adopt(key: string, count: number): readonly string[] | null {
+    this.#assertBetweenSteps()
+    if (this.#prefixes.max === 0 || count > this.pagesAvailable) return null
+    const dropped: string[] = []
+    while (this.#prefixes.full || this.#ledger.free < count) {
+      const lacksPages = this.#ledger.free < count
+      const coldest = this.#prefixes.coldest(
+        ({ pages }) => !lacksPages || this.#ledger.hasOneOwner(pages.at(-1) ?? 0),
+      )
+      assert(coldest !== null, 'pages no sequence holds are free or a prefix has them')
+      dropped.push(this.#drop(coldest.key))
+    }
+    const fresh: number[] = []
+    this.#ledger.resize(fresh, count)
+    this.#prefixes.add({ key, pages: this.#ledger.share(fresh, 'prefix') })
+    this.#ledger.resize(fresh, 0)
+    return dropped
+  }
+
+  /** Lets go of a prefix that turns out not to be there. */
+  disown(key: string): void {
+    this.#assertBetweenSteps()
+    this.#drop(key)
+  }
+
   /** Decides the next step. Empty when nothing runs. */
   schedule(pace: Pace): StepPlan {
     this.#assertBetweenSteps()

@@ -10,6 +10,7 @@ import { loadModel, type Model } from '../model/model.ts'
 import { readTokenBytes } from '../text/tokenizer.ts'
 import { Engine } from './engine.ts'
 import type { EngineCommand, EngineReport, EngineSettings } from './protocol.ts'
+import { PrefixSpill, SpillFolder } from './prefix-spill.ts'
 import { Speculation } from './speculation.ts'
 
 /**
@@ -54,8 +55,11 @@ report({ kind: 'progress', progress: { phase: 'checkpoint', done: 0, total: 0 } 
 const checkpoint = await openCheckpoint(openStore(settings.checkpoint, process.env))
 const constraints = await loadConstraints(checkpoint)
 const model = await load(checkpoint)
+const { spill } = settings
 const engine = new Engine({
   model,
+  spill:
+    spill === null ? null : new PrefixSpill(model, new SpillFolder(spill.folder, spill.bytesMax)),
   limits: settings.limits,
   speculation: model.drafts ? new Speculation(model, settings.draftsMax) : null,
   constraints,

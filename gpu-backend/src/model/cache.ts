@@ -288,6 +288,11 @@ export class Cache {
     this.#snapshots.give(prefix.place)
   }
 
+  /** Bytes that `read` would give, or nearly. */
+  sizeOf({ pages }: KeptPrefix): number {
+    return this.#snapshots.bytesEach + pages.length * this.#pages.itemBytes
+  }
+
   /** All that is kept of a prefix, read off the device. */
   read(prefix: KeptPrefix): Uint8Array {
     const { length, drafted } = prefix

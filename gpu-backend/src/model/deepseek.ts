@@ -101,6 +101,10 @@ export class DeepSeekModel implements Model {
     this.#prefixes.delete(prefix)
   }
 
+  prefixBytes(prefix: CachedPrefix): number {
+    return this.#machine.cache.sizeOf(this.#kept(prefix))
+  }
+
   readPrefix(prefix: CachedPrefix): Uint8Array {
     return this.#machine.cache.read(this.#kept(prefix))
   }

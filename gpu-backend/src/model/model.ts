@@ -91,6 +91,8 @@ export interface Model {
   keepPrefix(sequence: Sequence): CachedPrefix | null
   /** Sequences that started behind it keep what they share with it. */
   dropPrefix(prefix: CachedPrefix): void
+  /** Bytes a prefix takes, its pages among them. */
+  prefixBytes(prefix: CachedPrefix): number
   /** A prefix as bytes with a checksum, good for a model of the same checkpoint loaded the same way. */
   readPrefix(prefix: CachedPrefix): Uint8Array
   /**

@@ -94,6 +94,11 @@ export class Pool {
     return this.#members.reduce((sum, member) => sum + member.allocatedBytes, 0)
   }
 
+  /** Bytes of one item. */
+  get itemBytes(): number {
+    return this.kinds.reduce((sum, { dtype, item }) => sum + byteLength(dtype, item), 0)
+  }
+
   get kinds(): readonly PooledKind[] {
     return this.#members.map(({ kind }) => kind)
   }

@@ -79,6 +79,10 @@ export class Snapshots {
     this.#eachRun(place, to, (ring, kept) => copy(this.#device, { from: kept, to: ring }))
   }
 
+  get bytesEach(): number {
+    return this.#places.itemBytes
+  }
+
   get kinds(): readonly PooledKind[] {
     return this.#places.kinds
   }
