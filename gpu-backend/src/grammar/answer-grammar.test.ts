@@ -326,6 +326,64 @@ describe('schema bombs', () => {
     })
   })
 
+  it.each<[string, unknown, string, string]>([
+    [
+      'oneOf in oneOf',
+      Array.from({ length: 18 }).reduce<object>(
+        (inner) => ({ oneOf: [{ oneOf: [inner, { const: 1 }] }, { const: 2 }] }),
+        { type: 'null' },
+      ),
+      'oneOf',
+      'stands in itself, or in too many others of its kind',
+    ],
+    [
+      'oneOf of itself',
+      { oneOf: [{ $ref: '#' }, { type: 'null' }] },
+      'oneOf',
+      'stands in itself, or in too many others of its kind',
+    ],
+    [
+      'a hundred thousand alternatives',
+      { anyOf: Array.from({ length: 100_000 }, () => ({})) },
+      '',
+      'has more than 1024 alternatives',
+    ],
+    [
+      'a hundred thousand types',
+      { type: Array.from({ length: 100_000 }, () => 'null') },
+      'type',
+      'names a type twice',
+    ],
+    [
+      'a hundred thousand required properties',
+      object(Object.fromEntries(Array.from({ length: 100_000 }, (_, index) => [index, {}]))),
+      '',
+      'makes the schema too large: it needs more than 65536 states',
+    ],
+    [
+      'other names beside a long one',
+      { ...object({ ['x'.repeat(5000)]: {} }), additionalProperties: true },
+      'additionalProperties',
+      'is supported beside names of up to 1024 bytes in all',
+    ],
+  ])('refuses %s', (_, schema, at, message) => {
+    const found = refusalOf(() => contentGrammar(schemaOf(schema)))
+    const inner = found.path.split('.').at(-1) ?? ''
+    expect([inner.replace('schema', ''), found.message]).toEqual([at, message])
+  })
+
+  it('tries the schemas of many tools out no longer than one schema may take', () => {
+    const long = {
+      type: 'string',
+      enum: Array.from({ length: 500 }, (_, index) => `value ${index}`),
+    }
+    const wide = object(
+      Object.fromEntries(Array.from({ length: 16 }, (_, index) => [`p${index}`, long])),
+    )
+    const tools = Array.from({ length: 128 }, () => tool(wide, false))
+    expect(toolGrammar(tools, 'some').ends.length).toBeLessThan(65_537)
+  })
+
   it('refuses alternatives of alternatives without end', () => {
     const $defs = Object.fromEntries(
       Array.from({ length: 3000 }, (_, index) => [

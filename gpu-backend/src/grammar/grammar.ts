@@ -31,8 +31,8 @@ export interface Grammar {
 
 /** A grammar would need more states than may be spent on one request. */
 export class GrammarTooLarge extends Error {
-  constructor() {
-    super(`needs more than ${grammarStatesMax} states`)
+  constructor(statesMax: number) {
+    super(`needs more than ${statesMax} states`)
     this.name = 'GrammarTooLarge'
   }
 }
@@ -66,9 +66,19 @@ export const textEnd = Symbol('the text has ended')
 /** Builds a grammar state by state. Throws `GrammarTooLarge`. */
 export class GrammarBuilder {
   readonly #states: State[] = []
+  readonly #statesMax: number
+
+  constructor(statesMax: number = grammarStatesMax) {
+    this.#statesMax = statesMax
+  }
+
+  /** States made so far. */
+  get size(): number {
+    return this.#states.length
+  }
 
   state(): number {
-    if (this.#states.length >= grammarStatesMax) throw new GrammarTooLarge()
+    if (this.#states.length >= this.#statesMax) throw new GrammarTooLarge(this.#statesMax)
     return this.#states.push({ bytes: [], skips: [], calls: [], ends: false, text: false }) - 1
   }
 
@@ -147,11 +157,13 @@ export class GrammarBuilder {
     stateOf: (next: string | typeof textEnd) => number,
   ): void {
     let low = 0
-    for (let byte = 0; byte <= 256; byte++) {
-      const next = step(name, low)
-      if (byte < 256 && step(name, byte) === next) continue
-      if (next !== null) this.bytes(from, low, byte - 1, stateOf(next))
+    let run = step(name, 0)
+    for (let byte = 1; byte <= 256; byte++) {
+      const next = byte < 256 ? step(name, byte) : undefined
+      if (next === run) continue
+      if (run !== null) this.bytes(from, low, byte - 1, stateOf(run))
       low = byte
+      if (next !== undefined) run = next
     }
   }
 

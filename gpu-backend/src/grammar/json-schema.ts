@@ -15,6 +15,9 @@ import { otherNameStart, otherThan } from './text-steps.ts'
 
 type ObjectShape = Extract<Shape, { readonly kind: 'object' }>
 
+/** To tell other names from these takes time for each of their bytes. */
+const otherNamesBytesMax = 1024
+
 /**
  * Makes grammar of a schema: JSON text of values that fit it. Objects have their properties in the
  * order in which the schema lists them, optional ones perhaps left out.
@@ -171,23 +174,23 @@ export class SchemaCompiler {
     const { builder } = json
     const end = builder.state()
     const opened = json.blanks(builder.literal(entry, '{'))
-    const required = properties.map((property) => property.required)
+    const lastRequired = properties.findLastIndex((property) => property.required)
     // A place for each property: in front of it, the comma already written.
     const places = properties.map(() => builder.state())
     const rest = others === null ? null : builder.state()
     const place = (index: number): number | null => places[index] ?? rest
     const first = place(0)
     if (first !== null) builder.skip(opened, first)
-    if (!required.includes(true)) builder.skip(builder.literal(opened, '}'), end)
+    if (lastRequired < 0) builder.skip(builder.literal(opened, '}'), end)
     for (const [index, property] of properties.entries()) {
       const here = places[index] ?? entry
       const next = place(index + 1)
       const after = json.blanks(this.#member(here, property, path))
       if (next !== null) builder.skip(json.blanks(builder.literal(after, ',')), next)
-      if (!required.includes(true, index + 1)) builder.skip(builder.literal(after, '}'), end)
+      if (index >= lastRequired) builder.skip(builder.literal(after, '}'), end)
       if (!property.required && next !== null) builder.skip(here, next)
     }
-    if (rest !== null && others !== null) this.#others(rest, end, { properties, others })
+    if (rest !== null && others !== null) this.#others(rest, end, { properties, others, path })
     return end
   }
 
@@ -206,10 +209,20 @@ export class SchemaCompiler {
     {
       properties,
       others,
-    }: { readonly properties: readonly Property[]; readonly others: SchemaAt | 'any' },
+      path,
+    }: {
+      readonly properties: readonly Property[]
+      readonly others: SchemaAt | 'any'
+      readonly path: string
+    },
   ): void {
     const json = this.#json
     const { builder } = json
+    const nameBytes = properties.reduce((sum, { name }) => sum + Buffer.byteLength(name), 0)
+    if (nameBytes > otherNamesBytesMax) {
+      const problem = `is supported beside names of up to ${otherNamesBytesMax} bytes in all`
+      throw new SchemaError(`${path}.additionalProperties`, problem)
+    }
     const value = this.value(others)
     const key = this.#otherName(builder.literal(from, '"'), properties)
     const after = json.blanks(

@@ -88,11 +88,17 @@ const notStrict = new Set(['minLength', 'maxLength', 'minItems', 'maxItems'])
 /** Alternatives of one place, references followed. */
 const shapesMax = 1024
 const countMax = 1000
+const oneOfDepthMax = 16
+/** Properties looked at for one that tells alternatives apart. */
+const tagNamesMax = 32
 
 /** Reads schemas of one document; every keyword it cannot hold answers to is refused by its path. */
 export class SchemaReader {
   readonly #root: SchemaAt
   readonly #strict: boolean
+  readonly #known = new Map<JsonNode, readonly ShapeAt[]>()
+  /** How many `oneOf`, one inside the other, are being told apart. */
+  #depth = 0
 
   constructor(root: SchemaAt, options: { readonly strict: boolean }) {
     this.#root = root
@@ -101,6 +107,12 @@ export class SchemaReader {
 
   /** Every way a value may fit the schema. Throws `SchemaError`. */
   shapes(schema: SchemaAt): readonly ShapeAt[] {
+    const known = this.#known.get(schema.node) ?? this.#findShapes(schema)
+    this.#known.set(schema.node, known)
+    return known
+  }
+
+  #findShapes(schema: SchemaAt): readonly ShapeAt[] {
     const found: ShapeAt[] = []
     const seen = new Set<JsonNode>()
     const pending = [schema]
@@ -108,11 +120,12 @@ export class SchemaReader {
       if (seen.has(next.node)) continue
       seen.add(next.node)
       const parts = this.#alternatives(next)
-      if (parts !== null) pending.push(...parts.toReversed())
-      else found.push(...this.#readings(next))
-      if (found.length + seen.size > shapesMax) {
+      const count = found.length + seen.size + (parts?.length ?? 0)
+      if (count > shapesMax) {
         throw new SchemaError(schema.path, `has more than ${shapesMax} alternatives`)
       }
+      if (parts !== null) pending.push(...parts.toReversed())
+      else found.push(...this.#readings(next))
     }
     if (found.length === 0) throw new SchemaError(schema.path, 'describes no value')
     return found
@@ -133,7 +146,7 @@ export class SchemaReader {
     if (combiner === 'allOf' && parts.length !== 1) {
       throw new SchemaError(`${schema.path}.allOf`, 'is supported with one schema in it')
     }
-    if (combiner === 'oneOf') this.#checkDisjoint(schema, parts)
+    if (combiner === 'oneOf') this.#checkOneOf(schema, parts)
     return parts
   }
 
@@ -146,18 +159,30 @@ export class SchemaReader {
     )
   }
 
-  /** Of `oneOf` no two may fit one value: told apart by type, or by a property with set values. */
-  #checkDisjoint(schema: SchemaAt, parts: readonly SchemaAt[]): void {
-    if (this.#haveTag(parts)) return
-    const marks = parts.map((part) => this.shapes(part).flatMap(({ shape }) => marksOf(shape)))
-    const overlap = marks.some((own, index) =>
-      marks.slice(index + 1).some((other) => own.some((a) => other.some((b) => meet(a, b)))),
-    )
-    if (!overlap) return
+  #checkOneOf(schema: SchemaAt, parts: readonly SchemaAt[]): void {
+    const path = `${schema.path}.oneOf`
+    if (this.#depth >= oneOfDepthMax) {
+      throw new SchemaError(path, 'stands in itself, or in too many others of its kind')
+    }
+    this.#depth += 1
+    const apart = this.#haveTag(parts) || this.#areDisjoint(parts)
+    this.#depth -= 1
+    if (apart) return
     const problem =
       'is supported where types or set values tell its schemas apart, at the top or in a required ' +
       'property; use anyOf'
-    throw new SchemaError(`${schema.path}.oneOf`, problem)
+    throw new SchemaError(path, problem)
+  }
+
+  /** Whether no value is of two of the parts, by type or as one of set values. */
+  #areDisjoint(parts: readonly SchemaAt[]): boolean {
+    const taken = new Map<string, Set<string> | 'all'>()
+    return parts.every((part) => {
+      const marks = this.shapes(part).flatMap(({ shape }) => marksOf(shape))
+      const free = marks.every((mark) => !meets(taken, mark))
+      for (const mark of marks) take(taken, mark)
+      return free
+    })
   }
 
   /** Whether a required property has other set values in every part. */
@@ -166,10 +191,9 @@ export class SchemaReader {
       const [only, ...more] = this.shapes(part)
       return more.length === 0 ? only?.shape : undefined
     })
-    const names = objects.flatMap((shape) =>
-      shape?.kind === 'object' ? shape.properties.map(({ name }) => name) : [],
-    )
-    return [...new Set(names)].some((name) => {
+    const [first] = objects
+    const names = first?.kind === 'object' ? first.properties.slice(0, tagNamesMax) : []
+    return names.some(({ name }) => {
       const values = objects.map((shape) => this.#wordsOf(shape, name))
       const all = values.flat()
       return values.every((own) => own.length > 0) && new Set(all).size === all.length
@@ -269,9 +293,10 @@ export class SchemaReader {
       throw new SchemaError(properties.path, 'must be an object of schemas')
     }
     const names = properties === null ? [] : keysOf(properties)
-    const required = requiredNames(schema)
+    const known = new Set(names)
+    const required = new Set(requiredNames(schema))
     for (const name of required) {
-      if (!names.includes(name)) {
+      if (!known.has(name)) {
         throw new SchemaError(`${schema.path}.required`, `names '${name}', which is no property`)
       }
     }
@@ -281,7 +306,7 @@ export class SchemaReader {
       properties: names.map((name) => ({
         name,
         schema: at(properties ?? schema, name),
-        required: required.includes(name),
+        required: required.has(name),
       })),
       others: othersOf(schema),
     }
@@ -299,7 +324,7 @@ function othersOf(schema: SchemaAt): SchemaAt | 'any' | null {
 function checkStrict(
   schema: SchemaAt,
   names: readonly string[],
-  required: readonly string[],
+  required: ReadonlySet<string>,
 ): void {
   const closed = has(schema, 'additionalProperties')
     ? at(schema, 'additionalProperties').node
@@ -308,7 +333,7 @@ function checkStrict(
     const path = `${schema.path}.additionalProperties`
     throw new SchemaError(path, 'must be false in a strict schema')
   }
-  const optional = names.find((name) => !required.includes(name))
+  const optional = names.find((name) => !required.has(name))
   if (optional !== undefined) {
     throw new SchemaError(
       `${schema.path}.required`,
@@ -334,6 +359,7 @@ function typesOf(schema: SchemaAt): readonly TypeName[] {
   }
   const type = at(schema, 'type')
   const listed = type.node.kind === 'array' ? itemsOf(type) : [type]
+  if (listed.length > typeNames.length) throw new SchemaError(type.path, 'names a type twice')
   return listed.map(({ node, path }) => {
     const name = typeNames.find((known) => node.kind === 'string' && node.value === known)
     if (name === undefined) throw new SchemaError(path, `must be one of ${typeNames.join(', ')}`)
@@ -427,9 +453,17 @@ function markOf(text: string): Mark {
   return { kind: 'number', value: String(Number(text)) }
 }
 
-function meet(a: Mark, b: Mark): boolean {
-  if (a.kind === 'any' || b.kind === 'any') return true
-  return a.kind === b.kind && (a.value === null || b.value === null || a.value === b.value)
+type Taken = Map<string, Set<string> | 'all'>
+
+function meets(taken: Taken, { kind, value }: Mark): boolean {
+  if (taken.has('any') || (kind === 'any' && taken.size > 0)) return true
+  const known = taken.get(kind)
+  return known !== undefined && (known === 'all' || value === null || known.has(value))
+}
+
+function take(taken: Taken, { kind, value }: Mark): void {
+  const known = taken.get(kind) ?? new Set()
+  taken.set(kind, known === 'all' || value === null ? 'all' : known.add(value))
 }
 
 function has({ node }: SchemaAt, key: string): boolean {

@@ -1,6 +1,6 @@
 import { DSML } from '../text/control-tokens.ts'
 import { hasEnd } from './completion-costs.ts'
-import { GrammarBuilder, GrammarTooLarge } from './grammar.ts'
+import { GrammarBuilder, GrammarTooLarge, grammarStatesMax } from './grammar.ts'
 import { JsonText } from './json-text.ts'
 import { SchemaCompiler } from './json-schema.ts'
 import { SchemaError } from './schema-error.ts'
@@ -32,6 +32,7 @@ export class ToolCallText {
   readonly #json: JsonText
   readonly #compilers: SchemaCompiler[] = []
   readonly #fallsBack: boolean
+  #trialStatesLeft = grammarStatesMax
 
   /**
    * `json` must not let the markup's token into strings. `fallsBack`: arguments that are not strict
@@ -65,11 +66,35 @@ export class ToolCallText {
     return entry
   }
 
+  /**
+   * Tries the schema out: one that answers cannot be held to does no harm where that was not asked.
+   * All trials together may take as many states as a grammar.
+   */
+  #isSupported(tool: ToolForm): boolean {
+    const builder = new GrammarBuilder(this.#trialStatesLeft)
+    const text = new ToolCallText(new JsonText(builder, DSML), { fallsBack: false })
+    try {
+      const start = builder.state()
+      const [entry = start] = text.addBlock(start, builder.state(), { tools: [tool], calls: 'one' })
+      return hasEnd(
+        builder.finish(start, () => ''),
+        entry,
+      )
+    } catch (error) {
+      if (error instanceof SchemaError || error instanceof GrammarTooLarge) return false
+      throw error
+    } finally {
+      this.#trialStatesLeft -= builder.size
+    }
+  }
+
   #arguments(from: number, to: number, tool: ToolForm): void {
     const { builder } = this.#json
     const { parameters } = tool
     if (parameters === null) return builder.skip(builder.literal(from, '\n'), to)
-    if (this.#fallsBack && !tool.strict && !isSupported(tool)) return this.#anyParameters(from, to)
+    if (this.#fallsBack && !tool.strict && !this.#isSupported(tool)) {
+      return this.#anyParameters(from, to)
+    }
     const compiler = new SchemaCompiler(this.#json, parameters, { strict: tool.strict })
     this.#compilers.push(compiler)
     for (const { shape, schema } of compiler.reader.shapes(parameters)) {
@@ -125,7 +150,7 @@ export class ToolCallText {
     const words = builder.state()
     for (const { shape, schema } of shapes) {
       if (shape.kind !== 'strings') {
-        builder.text(from, boundary, until(utf8Step, parameterClose), to)
+        builder.call(from, this.#plainText(), to)
         continue
       }
       const held = shape.values.find((value) => this.#json.forbids(value))
@@ -135,21 +160,32 @@ export class ToolCallText {
     builder.skip(builder.literal(words, parameterClose), to)
   }
 
+  /** Any text, up to and with the tag that closes its parameter. */
+  #plainText(): number {
+    return this.#json.part('plain text', (entry) => {
+      const end = this.#json.builder.state()
+      this.#json.builder.text(entry, boundary, until(utf8Step, parameterClose), end)
+      return end
+    })
+  }
+
   /** Parameters of any names and values, and any number of them. */
   #anyParameters(from: number, to: number): void {
     const json = this.#json
     const { builder } = json
-    const again = builder.state()
-    builder.skip(from, again)
-    builder.skip(again, to)
-    const name = builder.literal(again, `<${DSML}parameter name="`)
-    const kind = builder.state()
-    builder.text(name, 'first', json.guarded(parameterNameStep), kind)
-    const stringly = builder.literal(kind, ' string="')
-    const text = builder.literal(stringly, 'true">')
-    builder.text(text, boundary, until(utf8Step, parameterClose), again)
-    const value = json.through(builder.literal(stringly, 'false">'), json.value())
-    builder.skip(builder.literal(value, parameterClose), again)
+    const part = json.part('any parameters', (entry) => {
+      const again = builder.state()
+      builder.skip(entry, again)
+      const name = builder.literal(again, `<${DSML}parameter name="`)
+      const kind = builder.state()
+      builder.text(name, 'first', json.guarded(parameterNameStep), kind)
+      const stringly = builder.literal(kind, ' string="')
+      builder.call(builder.literal(stringly, 'true">'), this.#plainText(), again)
+      const value = json.through(builder.literal(stringly, 'false">'), json.value())
+      builder.skip(builder.literal(value, parameterClose), again)
+      return again
+    })
+    builder.call(from, part, to)
   }
 }
 
@@ -157,21 +193,4 @@ export class ToolCallText {
 function isPlainText({ shape }: ShapeAt): boolean {
   if (shape.kind === 'strings') return true
   return shape.kind === 'string' && shape.lengths.least === 0 && shape.lengths.most === Infinity
-}
-
-/** Tries the schema out: one that answers cannot be held to does no harm where that was not asked. */
-function isSupported(tool: ToolForm): boolean {
-  const builder = new GrammarBuilder()
-  const text = new ToolCallText(new JsonText(builder, DSML), { fallsBack: false })
-  const start = builder.state()
-  try {
-    const [entry = start] = text.addBlock(start, builder.state(), { tools: [tool], calls: 'one' })
-    return hasEnd(
-      builder.finish(start, () => ''),
-      entry,
-    )
-  } catch (error) {
-    if (error instanceof SchemaError || error instanceof GrammarTooLarge) return false
-    throw error
-  }
 }
