@@ -12,7 +12,7 @@ export interface CheckerResult {
 const tools = ['memcheck', 'racecheck', 'synccheck'] as const
 const places = ['compute-sanitizer', '/usr/local/cuda/bin/compute-sanitizer']
 const foundExitCode = 9
-const timeLimitMs = 150_000
+const timeLimitMs = 100_000
 
 /** Runs the op suite again, in a process of its own, under each of the toolkit's checkers. */
 export function runCheckers(main: string): readonly CheckerResult[] {

@@ -65,6 +65,7 @@ function timeLayer(device: CudaDevice, released: ModelConfig, kind: LayerKind): 
     contextMax: Math.max(...steps.map(({ start, count }) => start + count)),
     quantise: true,
   })
+  layer.fillCache()
   const timer = new GpuTimer(device.context)
   const times = steps.map(({ name, sequences, start, count, gate }): LayerTime => {
     const segments = layer.sequences

@@ -22,6 +22,10 @@ const textLengths = { gpu: 140, fake: 24 }
  */
 const agreementMin = 0.9
 
+/** Kernels of one layer at decode, and of what stands before and behind the layers. */
+const kernelsOfLayer = 14
+const kernelsBeside = 4
+
 interface GoldenRow {
   readonly position: number
   readonly top: readonly (readonly [id: number, logit: number])[]
@@ -134,9 +138,18 @@ async function invarianceClaims(
       claim("a sequence's bits do not depend on its neighbour", beside(model, one, two)),
       claim('tokens taken back leave no trace', takingBack(model, one, two)),
     ]
-    const { replays } = device
+    const { replays, recordedLaunchesMax: launches } = device
+    const layers = model.shape.layers.length
     const recorded = `decode steps are run as recorded graphs, quantisation ${quantisation}`
-    return [...claims, { claim: recorded, held: replays > tokens / 2, seen: `${replays} replays` }]
+    return [
+      ...claims,
+      { claim: recorded, held: replays > tokens / 2, seen: `${replays} replays` },
+      {
+        claim: `a decode step has at most ${kernelsOfLayer} kernels a layer, quantisation ${quantisation}`,
+        held: launches > 0 && launches <= kernelsOfLayer * layers + kernelsBeside,
+        seen: `${launches} kernels, ${layers} layers`,
+      },
+    ]
   })
 }
 

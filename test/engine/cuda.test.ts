@@ -21,6 +21,6 @@ describe.skipIf('missing' in subject)('on the CUDA device under the fake driver'
 
   it('goldens, agreement with the reference and every invariance hold', () => {
     expect(claims.filter(({ held }) => !held)).toEqual([])
-    expect(claims).toHaveLength(13)
+    expect(claims).toHaveLength(15)
   })
 })

@@ -235,6 +235,7 @@ describe.skipIf('reason' in built)('the CUDA device on a machine that is not the
       expect([step(), step(), step()]).toEqual(['result', 'result', 'result'])
       expect(values(device, streams)).toEqual([512, 1024])
       expect(calls).toBe(1)
+      expect(device.recordedLaunchesMax).toBe(3)
       expect(machine().report()).toMatchObject({ graphLaunches: 2, kernels: 9 })
       device.close()
     })

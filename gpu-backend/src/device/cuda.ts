@@ -73,6 +73,11 @@ export class CudaDevice implements Device, LaunchTarget {
     return this.#steps.replays
   }
 
+  /** Kernels of the largest step that is recorded now. */
+  get recordedLaunchesMax(): number {
+    return this.#steps.launchesMax
+  }
+
   alloc(bytes: number, label: string): DeviceBuffer {
     this.#assertOpen()
     if (!Number.isSafeInteger(bytes) || bytes <= 0) {

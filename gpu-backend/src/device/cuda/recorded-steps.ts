@@ -9,6 +9,8 @@ interface RecordedStep {
   readonly graph: bigint
   readonly buffers: ReadonlySet<DeviceBuffer>
   readonly result: unknown
+  /** Kernels it is made of. */
+  readonly launches: number
 }
 
 /** A step being recorded while its ops run for the first time. */
@@ -43,6 +45,10 @@ export class StepRecording {
       this.#params,
     )
     this.#nodes++
+  }
+
+  get launches(): number {
+    return this.#nodes
   }
 
   /** Something happened that a replay could not do again. */
@@ -82,6 +88,11 @@ export class RecordedSteps {
     return this.#replays
   }
 
+  /** Kernels of the largest step that is recorded now. */
+  get launchesMax(): number {
+    return Math.max(0, ...[...this.#records.values()].map(({ launches }) => launches))
+  }
+
   /** Runs the step recorded under `key`, if there is one, and gives what its body gave. */
   replay(key: string): { readonly result: unknown } | null {
     const record = this.#records.get(key)
@@ -96,7 +107,8 @@ export class RecordedSteps {
   keep(key: string, recording: StepRecording, result: unknown): void {
     const graph = recording.finish()
     if (graph === null) return
-    this.#records.set(key, { graph, buffers: recording.buffers, result })
+    const { buffers, launches } = recording
+    this.#records.set(key, { graph, buffers, result, launches })
     const [oldest] = this.#records.keys()
     if (this.#records.size > recordsMax && oldest !== undefined) this.#drop(oldest)
   }
