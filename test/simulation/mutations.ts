@@ -214,6 +214,12 @@ export const MUTATIONS: readonly Mutation[] = [
     replace: '',
   },
   {
+    name: 'a backend out of reach is given more',
+    file: 'pool-admission.ts',
+    find: '{ ...known.report, draining: true }',
+    replace: '{ ...known.report, freeCacheTokens: known.report.cacheTokensMax }',
+  },
+  {
     name: 'a request asked for twice is granted twice',
     file: 'pool-admission.ts',
     find: "    if (existing !== null) return { status: 'granted', grant: existing }\n",

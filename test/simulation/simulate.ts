@@ -204,6 +204,10 @@ class Simulation {
     }
     this.#world.after(random.between(0, LOAD_MS), () => this.#pool.crash())
     this.#world.after(random.between(0, LOAD_MS), () => random.pick(this.#backends).crash())
+    for (const { backendId } of this.#backends) {
+      // The connection its reports come over breaks; the same process dials again.
+      this.#world.after(random.between(0, LOAD_MS), () => this.#pool.admission.forget(backendId))
+    }
     this.#world.after(random.between(5000, LOAD_MS), () => this.#revoke(random.pick(this.#tenants)))
   }
 
