@@ -8,7 +8,8 @@ const POLICIES: readonly (readonly [Policy, string])[] = [
   ['after_response', 'count after the response'],
   ['reserve_max_tokens', 'reserve `max_tokens`'],
   ['reserve_p90', "reserve the tenant's p90 output"],
-  ['queue_p90', 'ours: hold p90, queue 30 s, burst = 6 s of rate'],
+  ['hold_p90', 'ours, refused at once: hold p90, burst = 6 s of rate'],
+  ['queue_p90', 'ours, with a queue of 30 s before it'],
 ]
 
 console.log(`| policy | ${SHAPES.join(' | ')} |`)

@@ -14,7 +14,12 @@ import { bursts, poisson } from './workload.ts'
 import type { Arrival, Sizes, Source } from './workload.ts'
 
 /** When a request's tokens are counted, and what happens to one for which there is no room. */
-export type Policy = 'after_response' | 'reserve_max_tokens' | 'reserve_p90' | 'queue_p90'
+export type Policy =
+  | 'after_response'
+  | 'reserve_max_tokens'
+  | 'reserve_p90'
+  | 'hold_p90'
+  | 'queue_p90'
 
 export type Shape = 'poisson' | 'bursts of 50' | 'bursts of 300'
 
@@ -69,7 +74,7 @@ class PolicyRun {
     this.#policy = policy
     this.#world = new World(seed, NO_FAULTS)
     this.#startMs = this.#world.nowMs
-    const burstMs = policy === 'queue_p90' ? SHORT_BURST_MS : MINUTE_BURST_MS
+    const burstMs = isOurs(policy) ? SHORT_BURST_MS : MINUTE_BURST_MS
     this.#rate = { perMinute: CAP_PER_MINUTE, burst: burstOf(CAP_PER_MINUTE, burstMs) }
   }
 
@@ -148,7 +153,7 @@ class PolicyRun {
     const prefillMs = (arrival.promptTokens / PREFILL_TOKENS_PER_SECOND) * 1000
     const decodeMs = (arrival.naturalTokens / OUTPUT_TOKENS_PER_SECOND) * 1000
     this.#use(arrival, prefillMs)
-    if (this.#policy === 'queue_p90') {
+    if (isOurs(this.#policy)) {
       this.#startHeld(arrival, prefillMs)
       return
     }
@@ -209,6 +214,7 @@ class PolicyRun {
       case 'reserve_max_tokens':
         return inputTokens + arrival.outputTokensMax
       case 'reserve_p90':
+      case 'hold_p90':
       case 'queue_p90':
         return inputTokens + outputTokens
       default:
@@ -232,6 +238,11 @@ class PolicyRun {
   #charge(tokens: number): void {
     this.#bucket = charge(this.#bucket, this.#rate, tokens, this.#world.nowMs)
   }
+}
+
+/** Output held until it is made, a short burst; with or without a queue before it. */
+function isOurs(policy: Policy): boolean {
+  return policy === 'hold_p90' || policy === 'queue_p90'
 }
 
 function totalOf({ promptTokens, naturalTokens }: Arrival): number {
