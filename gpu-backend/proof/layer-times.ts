@@ -24,11 +24,11 @@ export interface LayerTime {
 /** Rates seen on an H200, of a copy and of a bf16 product; other cards are held to the same. */
 const bytesPerSecond = 4.3e12
 const flopsPerSecond = 790e12
-const rounds = 20
 /** Position each decoded row is at. */
 const context = 4096
 
-interface Step {
+/** Sequences that each bring `count` rows from position `start` on. */
+export interface Step {
   readonly name: string
   readonly sequences: number
   readonly start: number
@@ -49,25 +49,46 @@ export async function timeLayers(subject: Subject): Promise<readonly LayerTime[]
   if (subject.fake) throw new Error('a fake driver has no times')
   const file = new URL('../../test/vectors/config/v4-flash.json', import.meta.url)
   const released = parseModelConfig(JSON.parse(await readFile(file, 'utf8')))
+  const { expertCount } = released
   return (['swa', 'csa', 'hca'] as const).flatMap((kind) => {
     const device = subject.open()
-    const timed = timeLayer(device, released, kind)
+    const timer = new GpuTimer(device.context)
+    const measure = (work: () => void): number => timer.measure(work)
+    const timed = timeLayer(device, loneLayerConfig(released, { kind, expertCount }), {
+      kind,
+      steps,
+      rounds: 20,
+      measure,
+    })
+    timer.close()
     device.close()
     return timed
   })
 }
 
-function timeLayer(device: CudaDevice, released: ModelConfig, kind: LayerKind): LayerTime[] {
+export interface TimeOptions {
+  readonly kind: LayerKind
+  readonly steps: readonly Step[]
+  /** How often a step is measured; the best counts. */
+  readonly rounds: number
+  /** Milliseconds that what `work` launches takes. */
+  readonly measure: (work: () => void) => number
+}
+
+/** Times one layer's steps, recorded where the device records, and works out what each needs at least. */
+export function timeLayer(
+  device: CudaDevice,
+  config: ModelConfig,
+  { kind, steps, rounds, measure }: TimeOptions,
+): readonly LayerTime[] {
   const counting = new CostCountingDevice(device)
-  const { expertCount } = released
-  const layer = new LoneLayer(counting, loneLayerConfig(released, { kind, expertCount }), {
+  const layer = new LoneLayer(counting, config, {
     sequences: Math.max(...steps.map(({ sequences }) => sequences)),
     contextMax: Math.max(...steps.map(({ start, count }) => start + count)),
     quantise: true,
   })
   layer.fillCache()
-  const timer = new GpuTimer(device.context)
-  const times = steps.map(({ name, sequences, start, count, gate }): LayerTime => {
+  return steps.map(({ name, sequences, start, count, gate }): LayerTime => {
     const segments = layer.sequences
       .slice(0, sequences)
       .map((sequence): LoneSegment => ({ sequence, start, count }))
@@ -76,7 +97,7 @@ function timeLayer(device: CudaDevice, released: ModelConfig, kind: LayerKind): 
     const floorMilliseconds = 1000 * Math.max(bytes / bytesPerSecond, flops / flopsPerSecond)
     const once = (): void => void device.replay(`${kind} ${name}`, run)
     once()
-    const milliseconds = Math.min(...Array.from({ length: rounds }, () => timer.measure(once)))
+    const milliseconds = Math.min(...Array.from({ length: rounds }, () => measure(once)))
     const ofFloor = floorMilliseconds / milliseconds
     return {
       kind,
@@ -88,8 +109,6 @@ function timeLayer(device: CudaDevice, released: ModelConfig, kind: LayerKind): 
       met: ofFloor >= gate,
     }
   })
-  timer.close()
-  return times
 }
 
 function rowsOf({ sequence, start, count }: LoneSegment): readonly BatchRow[] {

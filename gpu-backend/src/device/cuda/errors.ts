@@ -62,6 +62,7 @@ const results: Readonly<Record<number, readonly [name: string, code: CudaErrorCo
   717: ['INVALID_ADDRESS_SPACE', 'device_failed'],
   718: ['INVALID_PC', 'device_failed'],
   719: ['LAUNCH_FAILED', 'device_failed'],
+  801: ['NOT_SUPPORTED', 'call_refused'],
   802: ['SYSTEM_NOT_READY', 'no_device'],
   803: ['SYSTEM_DRIVER_MISMATCH', 'driver_too_old'],
   999: ['UNKNOWN', 'device_failed'],
