@@ -32,7 +32,11 @@ export default defineConfig({
         test: { name: 'edge', include: ['edge/src/**/*.test.ts', 'test/edge/**/*.test.ts'] },
       },
       {
-        test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'] },
+        test: {
+          name: 'simulation',
+          include: ['test/simulation/**/*.test.ts'],
+          testTimeout: 120_000,
+        },
       },
       {
         test: {

@@ -33,13 +33,9 @@ function resultOf(seed: number): SimulationResult {
 describe('a world that loses, doubles, reorders, freezes and dies', () => {
   const seeds = Array.from({ length: SEEDS }, (_, index) => index + 1)
 
-  it.each(seeds)(
-    'breaks no invariant under seed %i',
-    (seed) => {
-      expect(resultOf(seed).violations).toEqual([])
-    },
-    60_000,
-  )
+  it.each(seeds)('breaks no invariant under seed %i', (seed) => {
+    expect(resultOf(seed).violations).toEqual([])
+  })
 
   it('is the same world under the same seed', () => {
     expect(simulate(7).fingerprint).toBe(resultOf(7).fingerprint)
@@ -56,14 +52,14 @@ describe('a world that loses, doubles, reorders, freezes and dies', () => {
     const wanted = ['leased', 'crashes', 'rate', 'balance', 'settle_parked', 'released', 'revoked']
     const missing = wanted.filter((what) => (totals[what] ?? 0) === 0)
     expect(missing).toEqual([])
-  }, 60_000)
+  })
 })
 
 describe('the queue', () => {
   it('keeps shares, floors and room, and idles for nobody, under any arrivals', () => {
     const broken = Array.from({ length: 10 * SEEDS }, (_, seed) => checkQueue(seed)).flat()
     expect(broken).toEqual([])
-  }, 60_000)
+  })
 
   it('gives backlogged tenants of weights 1 and 3 their shares within 5 % over a minute', () => {
     for (const seed of [1, 2, 3]) {
@@ -121,14 +117,10 @@ describe('a planted mistake', () => {
     expect(SOON_FOUND.filter((name) => !names.includes(name))).toEqual([])
   })
 
-  it.each(planted)(
-    'is found: $name',
-    async (mutation) => {
-      const { line } = await runMutant(mutation, MUTANT_SEEDS)
-      expect(line).not.toBeNull()
-    },
-    120_000,
-  )
+  it.each(planted)('is found: $name', async (mutation) => {
+    const { line } = await runMutant(mutation, MUTANT_SEEDS)
+    expect(line).not.toBeNull()
+  })
 })
 
 function p95(ascending: readonly number[]): number {
