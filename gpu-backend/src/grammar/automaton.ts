@@ -54,9 +54,9 @@ interface TextMenu {
  * those farthest from an end are then given up, which takes answers away but never adds one.
  */
 const configsMax = 256
-/** Places and menus remembered before a grammar starts anew: about 8 MB. */
+/** Places and masks remembered before a grammar starts anew: about 12 MB. */
 const placesMax = 4096
-const menusMax = 256
+const menusMax = 512
 
 /**
  * A grammar over a vocabulary. Places are found as answers come by them and remembered, with what may
@@ -233,6 +233,7 @@ export class Automaton {
     }
     const menu = { inside, leaving: Int32Array.from(leaving), behind }
     this.#texts.set(state, menu)
+    this.#menuCount += inside.size
     return menu
   }
 
@@ -306,8 +307,12 @@ export class Automaton {
   }
 
   #intern(found: ReadonlyMap<number, Config>, complete: boolean): Place {
-    const sorted = [...found].sort(([a, one], [b, other]) => one.cost - other.cost || a - b)
-    if (sorted.length > configsMax) sorted.length = configsMax
+    const kept = [...found]
+    if (kept.length > configsMax) {
+      kept.sort(([, one], [, other]) => compareConfigs(one, other))
+      kept.length = configsMax
+    }
+    const sorted = kept.sort(([a, one], [b, other]) => one.cost - other.cost || a - b)
     const key = `${complete ? '.' : ''}${sorted.map(([config]) => config).join()}`
     const known = this.#places.get(key)
     if (known !== undefined) return known
@@ -352,6 +357,7 @@ export class Automaton {
   #current(place: Place): Place {
     if (this.#places.size > placesMax || this.#menuCount > menusMax) {
       this.#places = new Map()
+      this.#texts.clear()
       this.#menuCount = 0
       this.#generation += 1
       this.#bottom.above.clear()
@@ -363,6 +369,23 @@ export class Automaton {
     )
     return this.#intern(new Map(found), place.complete)
   }
+}
+
+/**
+ * The nearest to the end first, and then by what they are: an order that does not depend on which
+ * answer came by a place before.
+ */
+function compareConfigs(one: Config, other: Config): number {
+  if (one.cost !== other.cost) return one.cost - other.cost
+  if (one.state !== other.state) return one.state - other.state
+  let [a, b]: (Frame | null)[] = [one.frame, other.frame]
+  while (a !== b) {
+    const difference = (a?.state ?? -2) - (b?.state ?? -2)
+    if (difference !== 0) return difference
+    a = a?.below ?? null
+    b = b?.below ?? null
+  }
+  return 0
 }
 
 /** Bytes that every edge takes or leaves alike are one class: places have an edge a class. */
