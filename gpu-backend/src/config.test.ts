@@ -53,6 +53,7 @@ describe('parseConfig', () => {
         cacheTokens: 4_194_304,
         prefixesMax: 64,
         draftsMax: 1,
+        expertSlots: null,
         spill: null,
         spoolRecordsMax: 100_000,
         resumeUnitsPerStreamMax: 4_194_304,

@@ -37,6 +37,8 @@ export interface Limits {
   readonly prefixesMax: number
   /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
   readonly draftsMax: number
+  /** Routed experts kept on the device, of all layers together, the others in host memory; null: all. */
+  readonly expertSlots: number | null
   /** Folder for beginnings that have to leave the cache, and bytes there; null: they are dropped. */
   readonly spill: { readonly folder: string; readonly bytesMax: number } | null
   /** Usage records waiting for the edge; with more than this the backend takes no more requests. */
@@ -126,6 +128,7 @@ const environmentSchema = z.object({
   ),
   SLUICE_MAX_PREFIXES: whole(64, 0, 65_536),
   SLUICE_SPECULATION: whole(1, 0, 8),
+  SLUICE_EXPERT_SLOTS: whole(0, 0),
   SLUICE_SPILL_DIR: z.string().default(''),
   SLUICE_SPILL_BYTES: whole(16 * 2 ** 30, 1),
   SLUICE_MAX_SPOOL_RECORDS: whole(100_000, 1),
@@ -206,6 +209,7 @@ function limitsOf(read: Environment): Limits {
     cacheTokens: read.SLUICE_CACHE_TOKENS,
     prefixesMax: read.SLUICE_MAX_PREFIXES,
     draftsMax: read.SLUICE_SPECULATION,
+    expertSlots: read.SLUICE_EXPERT_SLOTS === 0 ? null : read.SLUICE_EXPERT_SLOTS,
     spill:
       read.SLUICE_SPILL_DIR === ''
         ? null

@@ -36,6 +36,12 @@ describe('experts that do not all fit', () => {
     expect(found.counts?.brought).toBeGreaterThan(0)
   })
 
+  it('are refused with fewer slots than a token has experts', async () => {
+    await expect(loadToyModel({ expertSlots: 1 })).rejects.toMatchObject({
+      code: 'expert_slots_too_few',
+    })
+  })
+
   it('are brought less often the more slots there are', async () => {
     const brought: number[] = []
     for (const slots of [2, 16, 39]) brought.push((await logits(slots)).counts?.brought ?? 0)

@@ -24,6 +24,8 @@ export interface EngineSettings {
   readonly spill: { readonly folder: string; readonly bytesMax: number } | null
   /** Tokens guessed ahead by the checkpoint's draft head; 0: every token takes a step. */
   readonly draftsMax: number
+  /** Routed experts kept on the device, of all layers together, the others in host memory; null: all. */
+  readonly expertSlots: number | null
 }
 
 export interface GenerationRequest {

@@ -40,6 +40,7 @@ async function load(checkpoint: Checkpoint): Promise<Model> {
   return loadModel(checkpoint, device, {
     quantisation: settings.quantisation,
     mtp: settings.draftsMax > 0,
+    ...(settings.expertSlots === null ? {} : { expertSlots: settings.expertSlots }),
     cache: {
       sequencesMax: settings.limits.runningMax,
       tokensMax: settings.cacheTokens,

@@ -7,6 +7,8 @@ export type ModelErrorCode =
   | 'prefix_unusable'
   /** A config whose dimensions the kernels cannot take. */
   | 'shape_unsupported'
+  /** Fewer places for experts on the device than one token needs at once. */
+  | 'expert_slots_too_few'
   /** The checkpoint is sound but does not fit what the model needs of it. */
   | 'weights_mismatch'
 

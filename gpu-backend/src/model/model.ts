@@ -2,13 +2,14 @@ import type { Device } from '../device/device.ts'
 import { Cache, type CacheLimits, type CacheRows } from './cache.ts'
 import { DeepSeekModel } from './deepseek.ts'
 import { ExpertCache } from './expert-cache.ts'
+import { ModelError } from './error.ts'
 import type { ForwardTap } from './forward.ts'
 import { Scratch } from './scratch.ts'
 import { type ModelShape, modelShape } from './shape.ts'
 import type { WeightSource } from './weight-placer.ts'
 import { loadWeights } from './weights.ts'
 
-export { ModelError } from './error.ts'
+export { ModelError }
 
 /** `off`: activations and caches stay at full precision. `on`: rounded as the weights were trained. */
 export type Quantisation = 'off' | 'on'
@@ -167,6 +168,12 @@ export async function loadModel(
 ): Promise<Model> {
   const shape = modelShape(checkpoint.config)
   const { signal, onProgress, mtp = false, expertSlots } = options
+  if (expertSlots !== undefined && expertSlots < shape.expertsPerToken) {
+    throw new ModelError(
+      'expert_slots_too_few',
+      `${expertSlots} expert slots are fewer than the ${shape.expertsPerToken} experts of a token`,
+    )
+  }
   const experts = expertSlots === undefined ? null : new ExpertCache(device, shape, expertSlots)
   const { weights, buffers } = await loadWeights(checkpoint, device, shape, {
     mtp,
