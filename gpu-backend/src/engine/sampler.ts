@@ -64,13 +64,16 @@ const headDepth = 16
 /** No draw of 53 bits reaches a token below e^-40 alone. */
 const negligibleDepth = 40
 
-/** Tokens by id, each with how far, in natural logarithms, it lies below the likeliest. */
-interface WeighedTokens {
-  readonly tokens: readonly number[]
-  readonly depths: Float64Array
-  /** e^-depth. */
+/** Tokens by id, each to be drawn in proportion to its weight. */
+interface Choice {
+  readonly tokens: ArrayLike<number>
   readonly weights: Float64Array
   readonly mass: number
+}
+
+/** Weights are e^-depth: how far, in natural logarithms, each lies below the likeliest. */
+interface WeighedTokens extends Choice {
+  readonly depths: Float64Array
 }
 
 function drawToken(
@@ -112,23 +115,25 @@ function weigh(row: LogitRow, temperature: number, depth: number): WeighedTokens
   return { tokens, depths, weights, mass }
 }
 
-function restOf(all: WeighedTokens, head: WeighedTokens): WeighedTokens {
-  const inHead = new Set(head.tokens)
+function restOf(all: WeighedTokens, head: WeighedTokens): Choice {
+  const inHead = new Set(Array.from(head.tokens))
   return select(all, (index) => !inHead.has(all.tokens[index] ?? 0))
 }
 
-function select(all: WeighedTokens, keep: (index: number) => boolean): WeighedTokens {
-  const kept: number[] = []
-  for (let index = 0; index < all.tokens.length; index++) {
-    if (keep(index)) kept.push(index)
+function select(all: WeighedTokens, keep: (index: number) => boolean): Choice {
+  const tokens = new Int32Array(all.tokens.length)
+  const weights = new Float64Array(all.tokens.length)
+  let count = 0
+  let mass = 0
+  for (let index = 0; index < tokens.length; index++) {
+    if (!keep(index)) continue
+    const weight = all.weights[index] ?? 0
+    tokens[count] = all.tokens[index] ?? 0
+    weights[count] = weight
+    count += 1
+    mass += weight
   }
-  const weights = Float64Array.from(kept, (index) => all.weights[index] ?? 0)
-  return {
-    tokens: kept.map((index) => all.tokens[index] ?? 0),
-    depths: Float64Array.from(kept, (index) => all.depths[index] ?? 0),
-    weights,
-    mass: weights.reduce((sum, weight) => sum + weight, 0),
-  }
+  return { tokens: tokens.subarray(0, count), weights: weights.subarray(0, count), mass }
 }
 
 /** More than the tokens that were left out can weigh. */
@@ -140,7 +145,7 @@ function restBound(row: LogitRow, head: WeighedTokens): number {
  * The smallest set of likeliest tokens that holds `topP` of everything, ties by lowest id. How much
  * there is below the head is only added up where the set depends on it.
  */
-function nucleusOf(row: LogitRow, temperature: number, topP: number): WeighedTokens {
+function nucleusOf(row: LogitRow, temperature: number, topP: number): Choice {
   const head = weigh(row, temperature, headDepth)
   const most = head.mass + restBound(row, head)
   const roughly = nucleusWithin(head, topP * head.mass, topP * most)
@@ -154,7 +159,7 @@ function nucleusOf(row: LogitRow, temperature: number, topP: number): WeighedTok
 }
 
 /** The set from the front of `head` that holds a mass; null where `least` and `most` need others. */
-function nucleusWithin(head: WeighedTokens, least: number, most: number): WeighedTokens | null {
+function nucleusWithin(head: WeighedTokens, least: number, most: number): Choice | null {
   if (most > head.mass) return null
   const cut = findCut(head, least)
   const other = most === least ? cut : findCut(head, most)
@@ -177,18 +182,21 @@ const shellsPerDepth = 16
 
 function findCut({ depths, weights }: WeighedTokens, mass: number): Cut {
   const shells = new Float64Array(negligibleDepth * shellsPerDepth + 2)
+  const counts = new Int32Array(shells.length)
+  let last = 0
   for (let index = 0; index < depths.length; index++) {
     const shell = shellOf(depths[index] ?? 0)
     shells[shell] = (shells[shell] ?? 0) + (weights[index] ?? 0)
+    counts[shell] = (counts[shell] ?? 0) + 1
+    if (shell > last) last = shell
   }
   let held = 0
   let shell = 0
-  const last = shellOf(depths.reduce((deepest, depth) => Math.max(deepest, depth), 0))
   while (shell < last && held + (shells[shell] ?? 0) < mass) {
     held += shells[shell] ?? 0
     shell += 1
   }
-  const inside = depths.filter((depth) => shellOf(depth) === shell).toSorted()
+  const inside = depthsIn(depths, shell, counts[shell] ?? 0)
   let size = 0
   do {
     held += Math.exp(-(inside[size] ?? 0))
@@ -198,12 +206,25 @@ function findCut({ depths, weights }: WeighedTokens, mass: number): Cut {
   return { depth, ties: size - inside.indexOf(depth) }
 }
 
+/** The `count` depths that one shell holds, sorted. */
+function depthsIn(depths: Float64Array, shell: number, count: number): Float64Array {
+  const inside = new Float64Array(count)
+  let found = 0
+  for (let index = 0; found < count && index < depths.length; index++) {
+    const depth = depths[index] ?? 0
+    if (shellOf(depth) !== shell) continue
+    inside[found] = depth
+    found += 1
+  }
+  return inside.sort()
+}
+
 function shellOf(depth: number): number {
   return Math.floor(depth * shellsPerDepth)
 }
 
 /** The token at `point` of the mass, each taking up its weight in turn. */
-function pick({ tokens, weights }: WeighedTokens, point: number): number {
+function pick({ tokens, weights }: Choice, point: number): number {
   let left = point
   let last = -1
   for (let index = 0; index < weights.length; index++) {
