@@ -203,7 +203,8 @@ it(
         const outcome = await ask(payer, 1 + Math.floor(random() * 5), cut)
         outcomes.push(outcome)
         if (outcome.status !== 'lost') answered += 1
-        if (outcome.status !== 200) await sleep(100 * random())
+        // Down, or refused: an honest client waits a little.
+        if (outcome.status !== 200) await sleep(600 * random())
       }
     }
     const clients = Promise.all(Array.from({ length: CLIENTS }, client))

@@ -120,8 +120,9 @@ export function acknowledge(
 ): void {
   for (const [index, { lease, spends }] of reports.entries()) {
     if (lease.leaseId === entry.unreportedLeaseId) {
-      entry.unreported = entry.unreported.slice(spends.length)
-      if (entry.unreported.length > 0) entry.unreportedLeaseId = `${lease.leaseId}+`
+      // By id: two reports of the same requests may have been under way at once.
+      const told = new Set(spends.map(({ requestId }) => requestId))
+      entry.unreported = entry.unreported.filter(({ requestId }) => !told.has(requestId))
     } else {
       entry.leases.acknowledge(lease.leaseId, counted[index] ?? 0)
     }
