@@ -8,6 +8,7 @@ const entriesOfTile = 64
 const headsOfChunk = 16
 const threads = 256
 const digits = 256
+const headsMax = 64
 
 /** Scores kept at once; more rows than have room for theirs follow in a launch of their own. */
 const scoreBytesMax = 64 * 2 ** 20
@@ -54,6 +55,10 @@ function launchRows(
     .f32(args.scale)
   const tiles = Math.ceil(capacity / entriesOfTile)
   const blocks = Math.min(tiles, Math.ceil((4 * target.gpu.multiprocessors) / count))
-  const sharedBytes = 4 * (digits + threads + headsOfChunk * head + entriesOfTile * (head + 1))
-  return launch('index_select', { grid: [blocks, count], threads, sharedBytes }, struct)
+  const wide = args.entries.dtype === 'u8' && heads <= headsMax && head % 16 === 0
+  const sharedBytes = wide
+    ? 4 * digits + 2 * (headsMax + entriesOfTile) * (head + 8)
+    : 4 * (digits + threads + headsOfChunk * head + entriesOfTile * (head + 1))
+  const kernel = wide ? 'index_select_tiles' : 'index_select'
+  return launch(kernel, { grid: [blocks, count], threads, sharedBytes }, struct)
 }

@@ -2,10 +2,12 @@
 //
 // One launch: blocks score entries of a row, 64 at a time in shared memory; the row's last block picks by
 // the digits of the scores as ordered integers: four passes find the smallest score that is in, and one
-// more writes entry numbers in ascending order, of equal scores the first.
+// more writes entry numbers in ascending order, of equal scores the first. Compact entries, which
+// bfloat16 holds exactly, meet up to 64 heads on the tensor cores; others are scored in fp32.
 
 #include "../cuda/batch.h"
 #include "../cuda/compact-rows.h"
+#include "../cuda/mma.h"
 
 namespace sluice {
 namespace {
@@ -84,6 +86,71 @@ SLUICE_DEVICE void scoreTile(const IndexSelectArgs& args, int row, int slot, int
   }
 }
 
+/// Heads of the tensor cores' kernel, and from one row of bfloat16 to the next: rows in different banks.
+constexpr int headsMax = 64;
+SLUICE_DEVICE int rowStride(int head) { return head + 8; }
+
+/// A row's queries as bfloat16 `[headsMax][rowStride]`, zeros beyond the last head.
+SLUICE_DEVICE void loadQueries(const IndexSelectArgs& args, int row, uint16_t* queries) {
+  const int stride = rowStride(args.head);
+  for (int i = static_cast<int>(threadIdx.x); i < headsMax * args.head; i += threads) {
+    const int h = i / args.head;
+    const float value =
+        h < args.heads ? args.queries[int64_t{row} * args.heads * args.head + i] : 0.0f;
+    queries[h * stride + i % args.head] = static_cast<uint16_t>(toBf16(value));
+  }
+}
+
+/// Scores of up to 64 entries from `first` on, eight a warp: a tile of sixteen heads by eight entries at
+/// a time, then the heads' share of each entry added up within the warp.
+SLUICE_DEVICE void scoreTileWide(const IndexSelectArgs& args, int row, int slot, int first,
+                                 int visible, const uint16_t* queries, uint16_t* keys,
+                                 float* scores) {
+  const int head = args.head;
+  const int stride = rowStride(head);
+  const int g = laneOf() / 4;
+  const int t = laneOf() % 4;
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < entriesOfTile * head; i += threads) {
+    const int number = first + i / head;
+    const uint8_t* const key = number < visible ? args.entries.row(slot, number) : nullptr;
+    const float value = key == nullptr ? 0.0f : args.layout.at(key, i % head);
+    keys[i / head * stride + i % head] = static_cast<uint16_t>(toBf16(value));
+  }
+  __syncthreads();
+  float sums[2] = {0, 0};
+  for (int from = 0; from < args.heads; from += 16) {
+    float c[4] = {0, 0, 0, 0};
+    for (int step = 0; step < head; step += 16) {
+      uint32_t a[4];
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        a[j] = *reinterpret_cast<const uint32_t*>(queries + (from + g + 8 * (j % 2)) * stride + step +
+                                                  2 * t + 8 * (j / 2));
+      }
+      const uint16_t* const at = keys + (8 * warpOf() + g) * stride + step + 2 * t;
+      const uint32_t b[2] = {*reinterpret_cast<const uint32_t*>(at),
+                             *reinterpret_cast<const uint32_t*>(at + 8)};
+      mmaBf16(c, a, b);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int h = from + g + 8 * (i / 2);
+      if (h >= args.heads) continue;
+      const float weight = args.weights[int64_t{row} * args.heads + h] * args.scale;
+      sums[i % 2] += weight * fmaxf(0.0f, c[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    for (int distance = 16; distance >= 4; distance /= 2) {
+      sums[i] += __shfl_xor_sync(allLanes, sums[i], distance);
+    }
+    const int entry = first + 8 * warpOf() + 2 * t + i;
+    if (g == 0 && entry < visible) scores[entry] = sums[i];
+  }
+}
+
 /// How many of the threads before this one have the flag, and of all; `room`: 8 ints. By all threads.
 SLUICE_DEVICE int countBefore(bool flag, int* room, int* all) {
   const uint32_t votes = __ballot_sync(allLanes, flag);
@@ -150,6 +217,23 @@ SLUICE_DEVICE void writePicks(const IndexSelectArgs& args, const float* scores, 
   }
 }
 
+/// With no more entries than places there is nothing to choose: the row's first block lists them all.
+SLUICE_DEVICE bool listsAll(const IndexSelectArgs& args, int row, int visible) {
+  if (visible > args.limit) return false;
+  int* const selected = args.selected + int64_t{row} * args.limit;
+  for (int i = static_cast<int>(threadIdx.x); i < args.limit && blockIdx.x == 0; i += threads) {
+    selected[i] = i < visible ? i : -1;
+  }
+  return true;
+}
+
+/// The row's last block picks, once `counts`, 256 words, are no longer of use to anything else.
+SLUICE_DEVICE void pick(const IndexSelectArgs& args, int row, int visible, unsigned* counts) {
+  if (!lastToArrive(args.counters + row, gridDim.x, reinterpret_cast<int*>(counts))) return;
+  writePicks(args, args.scores + int64_t{row} * args.capacity, visible,
+             args.selected + int64_t{row} * args.limit, counts);
+}
+
 }  // namespace
 
 SLUICE_KERNEL(index_select, IndexSelectArgs, threads, 2) {
@@ -161,22 +245,31 @@ SLUICE_KERNEL(index_select, IndexSelectArgs, threads, 2) {
   const int row = static_cast<int>(blockIdx.y);
   const BatchRow at = args.rows[row];
   const int visible = visibleEntries(at.position, args.ratio);
+  if (listsAll(args, row, visible)) return;
   float* const scores = args.scores + int64_t{row} * args.capacity;
-  int* const selected = args.selected + int64_t{row} * args.limit;
-  // With no more entries than places there is nothing to choose.
-  if (visible <= args.limit) {
-    if (blockIdx.x != 0) return;
-    for (int i = static_cast<int>(threadIdx.x); i < args.limit; i += threads) {
-      selected[i] = i < visible ? i : -1;
-    }
-    return;
-  }
   const int step = static_cast<int>(gridDim.x) * entriesOfTile;
   for (int first = static_cast<int>(blockIdx.x) * entriesOfTile; first < visible; first += step) {
     scoreTile(args, row, at.slot, first, visible, keys, queries, parts, scores);
   }
-  if (!lastToArrive(args.counters + row, gridDim.x, reinterpret_cast<int*>(parts))) return;
-  writePicks(args, scores, visible, selected, counts);
+  pick(args, row, visible, counts);
+}
+
+SLUICE_KERNEL(index_select_tiles, IndexSelectArgs, threads, 2) {
+  SLUICE_DYNAMIC_SHARED(shared);
+  unsigned* const counts = reinterpret_cast<unsigned*>(shared);
+  uint16_t* const queries = reinterpret_cast<uint16_t*>(counts + digits);
+  uint16_t* const keys = queries + headsMax * rowStride(args.head);
+  const int row = static_cast<int>(blockIdx.y);
+  const BatchRow at = args.rows[row];
+  const int visible = visibleEntries(at.position, args.ratio);
+  if (listsAll(args, row, visible)) return;
+  loadQueries(args, row, queries);
+  float* const scores = args.scores + int64_t{row} * args.capacity;
+  const int step = static_cast<int>(gridDim.x) * entriesOfTile;
+  for (int first = static_cast<int>(blockIdx.x) * entriesOfTile; first < visible; first += step) {
+    scoreTileWide(args, row, at.slot, first, visible, queries, keys, scores);
+  }
+  pick(args, row, visible, counts);
 }
 
 }  // namespace sluice
