@@ -69,6 +69,10 @@ export async function startCrashWorld(folder: string, random: () => number): Pro
       SLUICE_LOG: 'error',
     },
     readyUrl: `${backendUrl}/ready`,
+  }).catch(async (error: unknown) => {
+    await edge.stop()
+    await proxy.close()
+    throw error
   })
   return {
     edgeUrl,

@@ -27,7 +27,12 @@ export async function startRecordProxy(
     // A push that fails is the backend's to repeat.
     relay(request, response).catch(() => void response.destroy())
   })
-  server.on('upgrade', (request, socket, head) => tunnel(request, socket, head, edgePort))
+  const tunnels = new Set<Duplex>()
+  server.on('upgrade', (request, socket, head) => {
+    tunnels.add(socket)
+    socket.once('close', () => tunnels.delete(socket))
+    tunnel(request, socket, head, edgePort)
+  })
   await new Promise<void>((listening) => server.listen(0, '127.0.0.1', listening))
   const address = server.address()
   if (address === null || typeof address === 'string') throw new Error('no TCP address')
@@ -40,6 +45,8 @@ export async function startRecordProxy(
       new Promise((closed) => {
         server.close(() => closed())
         server.closeAllConnections()
+        // Upgraded connections are the server's no more, and yet it waits for them.
+        for (const socket of tunnels) socket.destroy()
       }),
   }
   return proxy
