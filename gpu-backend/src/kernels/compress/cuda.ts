@@ -33,15 +33,7 @@ export const launchCompress: LaunchOp<CompressArgs> = (args, target) => {
     blocks: rows,
     sharedBytes: 4 * (32 + width),
     args: struct.bytes(),
-    reads: [
-      args.values,
-      args.scores,
-      args.ape,
-      args.norm,
-      args.frequencies,
-      args.rows,
-      args.pages,
-    ],
+    reads: [args.values, args.scores, args.ape, args.norm, args.frequencies, args.rows, args.pages],
     writes: [args.valueRing, args.scoreRing, args.entries],
   }
   return [rowTask(task, target)]
