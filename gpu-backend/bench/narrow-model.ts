@@ -4,16 +4,12 @@ import { tensorBytes, tensorInventory } from '#weights/layout/inventory.ts'
 import { MemoryStore } from '#weights/store/memory.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import { toyTensor } from '#weights/toy/tensors.ts'
-import type { Device, DeviceFormats, DeviceMemory, DeviceName } from '../src/device/device.ts'
-import {
-  type DeviceBuffer,
-  type LinearWeight,
-  sliceRows,
-  type Tensor,
-} from '../src/device/tensor.ts'
+import type { Device } from '../src/device/device.ts'
+import { type LinearWeight, sliceRows, type Tensor } from '../src/device/tensor.ts'
 import { pageTokens } from '../src/kernels/batch.ts'
 import { copy } from '../src/kernels/copy/copy.ts'
 import type { OpTable } from '../src/kernels/registry.ts'
+import { PassingDevice } from '../src/kernels/testing/passing-device.ts'
 import { Cache, CachedSequence } from '../src/model/cache.ts'
 import { DeepSeekModel } from '../src/model/deepseek.ts'
 import type { Model } from '../src/model/model.ts'
@@ -154,57 +150,20 @@ export function feed({ model, sequence }: NarrowModel, count: number, each: numb
  * of the length: how a million tokens get into a cache in minutes. What is measured afterwards looks
  * at all of them.
  */
-export class ShortSightedDevice implements Device {
+export class ShortSightedDevice extends PassingDevice {
   shortSighted = false
-  readonly name: DeviceName
-  readonly formats: DeviceFormats
-  readonly #inner: Device
 
-  constructor(inner: Device) {
-    this.#inner = inner
-    this.name = inner.name
-    this.formats = inner.formats
-  }
-
-  run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void {
+  override run<Op extends keyof OpTable>(op: Op, args: OpTable[Op]): void {
     if (!this.shortSighted) {
-      this.#inner.run(op, args)
+      this.inner.run(op, args)
     } else if ('windowSize' in args) {
-      this.#inner.run('attention', { ...args, windowSize: 1, compressed: null })
+      this.inner.run('attention', { ...args, windowSize: 1, compressed: null })
     } else if (op !== 'index-query' && op !== 'index-select') {
-      this.#inner.run(op, args)
+      this.inner.run(op, args)
     }
   }
 
   prepare(weight: LinearWeight): boolean {
-    return this.#inner.prepare?.(weight) ?? false
-  }
-
-  alloc(bytes: number, label: string): DeviceBuffer {
-    return this.#inner.alloc(bytes, label)
-  }
-
-  free(buffer: DeviceBuffer): void {
-    this.#inner.free(buffer)
-  }
-
-  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
-    this.#inner.write(buffer, offset, bytes)
-  }
-
-  read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void {
-    this.#inner.read(buffer, offset, into)
-  }
-
-  synchronise(): void {
-    this.#inner.synchronise()
-  }
-
-  memory(): DeviceMemory {
-    return this.#inner.memory()
-  }
-
-  close(): void {
-    this.#inner.close()
+    return this.inner.prepare?.(weight) ?? false
   }
 }

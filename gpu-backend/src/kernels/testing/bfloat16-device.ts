@@ -1,62 +1,29 @@
-import type { Device, DeviceFormats, DeviceMemory, DeviceName } from '../../device/device.ts'
-import { type DeviceBuffer, type Tensor, tensorBytes } from '../../device/tensor.ts'
+import type { Device } from '../../device/device.ts'
+import { type Tensor, tensorBytes } from '../../device/tensor.ts'
 import type { OpName, OpTable } from '../registry.ts'
 import { decodeValues, encodeValues } from './encoding.ts'
+import { PassingDevice } from './passing-device.ts'
 
 /**
  * A device of fp32 made to look like one that keeps activations and caches in bfloat16: each op sees
  * widened copies, and what it changed in them is rounded back. It shows, before there is such a
  * device, that cases and bounds are right for its formats.
  */
-export class Bfloat16Device implements Device {
-  readonly name: DeviceName
-  readonly formats: DeviceFormats
-  readonly #inner: Device
-
+export class Bfloat16Device extends PassingDevice {
   constructor(inner: Device) {
-    this.name = inner.name
-    this.formats = { ...inner.formats, activations: 'bf16', keys: 'bf16', indexKeys: 'bf16' }
-    this.#inner = inner
+    super(inner, { ...inner.formats, activations: 'bf16', keys: 'bf16', indexKeys: 'bf16' })
   }
 
-  alloc(bytes: number, label: string): DeviceBuffer {
-    return this.#inner.alloc(bytes, label)
-  }
-
-  free(buffer: DeviceBuffer): void {
-    this.#inner.free(buffer)
-  }
-
-  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
-    this.#inner.write(buffer, offset, bytes)
-  }
-
-  read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void {
-    this.#inner.read(buffer, offset, into)
-  }
-
-  run<Op extends OpName>(op: Op, args: OpTable[Op]): void {
+  override run<Op extends OpName>(op: Op, args: OpTable[Op]): void {
     // A copy moves bits, whatever they stand for.
-    if (op === 'copy') return this.#inner.run(op, args)
+    if (op === 'copy') return this.inner.run(op, args)
     const widened: Widened[] = []
     try {
-      this.#inner.run(op, this.#widen(args, widened))
+      this.inner.run(op, this.#widen(args, widened))
       for (const copy of widened) this.#narrow(copy)
     } finally {
-      for (const { wide } of widened) this.#inner.free(wide.buffer)
+      for (const { wide } of widened) this.inner.free(wide.buffer)
     }
-  }
-
-  synchronise(): void {
-    this.#inner.synchronise()
-  }
-
-  memory(): DeviceMemory {
-    return this.#inner.memory()
-  }
-
-  close(): void {
-    this.#inner.close()
   }
 
   /** The same arguments with every bf16 tensor replaced by a wide copy, noted in `widened`. */
@@ -79,8 +46,8 @@ export class Bfloat16Device implements Device {
   #wideCopy(tensor: Tensor, widened: Widened[]): Tensor {
     if (tensor.dtype !== 'bf16') return tensor
     const before = encodeValues('f32', decodeValues('bf16', this.#bytes(tensor)))
-    const buffer = this.#inner.alloc(Math.max(1, before.length), 'wide copy')
-    this.#inner.write(buffer, 0, before)
+    const buffer = this.inner.alloc(Math.max(1, before.length), 'wide copy')
+    this.inner.write(buffer, 0, before)
     const wide: Tensor = { buffer, byteOffset: 0, dtype: 'f32', shape: tensor.shape }
     widened.push({ tensor, wide, before })
     return wide
@@ -94,13 +61,13 @@ export class Bfloat16Device implements Device {
     for (let i = 0; i < codes.length / 2; i++) {
       if (words[0]?.[i] === words[1]?.[i]) continue
       const at = tensor.byteOffset + 2 * i
-      this.#inner.write(tensor.buffer, at, codes.subarray(2 * i, 2 * i + 2))
+      this.inner.write(tensor.buffer, at, codes.subarray(2 * i, 2 * i + 2))
     }
   }
 
   #bytes(tensor: Tensor): Uint8Array {
     const bytes = new Uint8Array(tensorBytes(tensor))
-    if (bytes.length > 0) this.#inner.read(tensor.buffer, tensor.byteOffset, bytes)
+    if (bytes.length > 0) this.inner.read(tensor.buffer, tensor.byteOffset, bytes)
     return bytes
   }
 }

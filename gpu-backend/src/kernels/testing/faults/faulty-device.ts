@@ -1,7 +1,8 @@
-import type { Device, DeviceFormats, DeviceMemory, DeviceName } from '../../../device/device.ts'
+import type { Device } from '../../../device/device.ts'
 import { type DeviceBuffer, type Tensor, tensorBytes } from '../../../device/tensor.ts'
 import type { OpName, OpTable } from '../../registry.ts'
 import { decodeValues, encodeValues } from '../encoding.ts'
+import { PassingDevice } from '../passing-device.ts'
 
 /** One mistake a kernel could make: what the device does instead of its op. */
 export interface Fault {
@@ -92,55 +93,22 @@ export class FaultTools {
 }
 
 /** A right device with one fault in it. */
-export class FaultyDevice implements Device {
-  readonly name: DeviceName
-  readonly formats: DeviceFormats
-  readonly #inner: Device
+export class FaultyDevice extends PassingDevice {
   readonly #fault: Fault
 
   constructor(inner: Device, fault: Fault) {
-    this.name = inner.name
-    this.formats = inner.formats
-    this.#inner = inner
+    super(inner)
     this.#fault = fault
   }
 
-  alloc(bytes: number, label: string): DeviceBuffer {
-    return this.#inner.alloc(bytes, label)
-  }
-
-  free(buffer: DeviceBuffer): void {
-    this.#inner.free(buffer)
-  }
-
-  write(buffer: DeviceBuffer, offset: number, bytes: Uint8Array): void {
-    this.#inner.write(buffer, offset, bytes)
-  }
-
-  read(buffer: DeviceBuffer, offset: number, into: Uint8Array): void {
-    this.#inner.read(buffer, offset, into)
-  }
-
-  run<Op extends OpName>(op: Op, args: OpTable[Op]): void {
-    if (op !== this.#fault.op) return this.#inner.run(op, args)
-    const tools = new FaultTools(this.#inner)
+  override run<Op extends OpName>(op: Op, args: OpTable[Op]): void {
+    if (op !== this.#fault.op) return this.inner.run(op, args)
+    const tools = new FaultTools(this.inner)
     try {
       // The op was just compared: these are the arguments the fault was written for.
       this.#fault.run(tools, args as never)
     } finally {
       tools.release()
     }
-  }
-
-  synchronise(): void {
-    this.#inner.synchronise()
-  }
-
-  memory(): DeviceMemory {
-    return this.#inner.memory()
-  }
-
-  close(): void {
-    this.#inner.close()
   }
 }
