@@ -66,6 +66,11 @@ const costs: { readonly [Op in OpName]: (args: OpTable[Op], facts: CostFacts) =>
   attention: attentionCost,
   route: routeCost,
   experts: expertsCost,
+  'expert-sum': ({ experts, results, output }) => {
+    // Of all devices' results each own row reads one a place.
+    const each = elementCount(experts.shape) * bytesOfRow(inner(results[0] ?? output))
+    return { flops: 0, bytes: bytesOf(experts) + each + 2 * bytesOf(output) }
+  },
   'draft-inputs': ({ tokens, table, picks, embeddingNorm, streamNorm, embedding, streams }) => {
     const gathered = rowCount(tokens) * bytesOfRow(table) + bytesOf(streams)
     const once = bytesOf(tokens, picks, embeddingNorm, streamNorm, embedding, streams)
@@ -73,6 +78,9 @@ const costs: { readonly [Op in OpName]: (args: OpTable[Op], facts: CostFacts) =>
   },
   'draft-join': ({ embedding, streams }) => {
     return { flops: 0, bytes: bytesOf(embedding) + 2 * bytesOf(streams) }
+  },
+  gather: ({ parts }) => {
+    return { flops: 0, bytes: parts.reduce((sum, { from, to }) => sum + bytesOf(from, to), 0) }
   },
 }
 
@@ -192,14 +200,16 @@ function routeCost(args: OpTable['route']): Cost {
 }
 
 function expertsCost(args: OpTable['experts'], { expertsPicked }: CostFacts): Cost {
-  const { input, experts, weights, routed, shared, output } = args
+  const { input, experts, weights, routed, shared, output, part } = args
   const [rows = 0, picked = 0] = experts.shape
   const count = rowCount(routed.gate.weight)
   const touched = expertsPicked ?? Math.min(count, rows * picked)
   return {
-    flops: 2 * rows * (picked * (elementsOf(routed) / count) + elementsOf(shared)),
+    // Of a part as if no other device had an expert that was picked.
+    flops:
+      2 * (rows * picked * (elementsOf(routed) / count) + rowCount(output) * elementsOf(shared)),
     bytes:
-      bytesOf(input, experts, weights, output) +
+      bytesOf(input, experts, weights, output, ...(part === undefined ? [] : [part.results])) +
       (touched * expertBytes(routed)) / count +
       expertBytes(shared),
   }

@@ -4,7 +4,9 @@ import { copyReference } from './copy/reference.ts'
 import { draftInputsReference } from './draft-inputs/reference.ts'
 import { draftJoinReference } from './draft-join/reference.ts'
 import { embedReference } from './embed/reference.ts'
+import { expertSumReference } from './expert-sum/reference.ts'
 import { expertsReference } from './experts/reference.ts'
+import { gatherReference } from './gather/reference.ts'
 import { groupedLinearReference } from './grouped-linear/reference.ts'
 import { hcHeadReference } from './hc-head/reference.ts'
 import { hcPostReference } from './hc-post/reference.ts'
@@ -35,6 +37,8 @@ export const referenceKernels: { readonly [Op in keyof OpTable]: ReferenceKernel
   attention: attentionReference,
   route: routeReference,
   experts: expertsReference,
+  'expert-sum': expertSumReference,
   'draft-inputs': draftInputsReference,
   'draft-join': draftJoinReference,
+  gather: gatherReference,
 }

@@ -4,7 +4,9 @@ import type { CopyArgs } from './copy/copy.ts'
 import type { DraftInputsArgs } from './draft-inputs/draft-inputs.ts'
 import type { DraftJoinArgs } from './draft-join/draft-join.ts'
 import type { EmbedArgs } from './embed/embed.ts'
+import type { ExpertSumArgs } from './expert-sum/expert-sum.ts'
 import type { ExpertsArgs } from './experts/experts.ts'
+import type { GatherArgs } from './gather/gather.ts'
 import type { GroupedLinearArgs } from './grouped-linear/grouped-linear.ts'
 import type { HcHeadArgs } from './hc-head/hc-head.ts'
 import type { HcPostArgs } from './hc-post/hc-post.ts'
@@ -33,8 +35,10 @@ export interface OpTable {
   readonly attention: AttentionArgs
   readonly route: RouteArgs
   readonly experts: ExpertsArgs
+  readonly 'expert-sum': ExpertSumArgs
   readonly 'draft-inputs': DraftInputsArgs
   readonly 'draft-join': DraftJoinArgs
+  readonly gather: GatherArgs
 }
 
 export type OpName = keyof OpTable

@@ -5,7 +5,9 @@ import { launchCopy } from '../copy/cuda.ts'
 import { launchDraftInputs } from '../draft-inputs/cuda.ts'
 import { launchDraftJoin } from '../draft-join/cuda.ts'
 import { launchEmbed } from '../embed/cuda.ts'
+import { launchExpertSum } from '../expert-sum/cuda.ts'
 import { launchExperts } from '../experts/cuda.ts'
+import { launchGather } from '../gather/cuda.ts'
 import { launchGroupedLinear } from '../grouped-linear/cuda.ts'
 import { launchHcHead } from '../hc-head/cuda.ts'
 import { launchHcPost } from '../hc-post/cuda.ts'
@@ -34,6 +36,8 @@ export const launchers: LaunchTable = {
   attention: launchAttention,
   route: launchRoute,
   experts: launchExperts,
+  'expert-sum': launchExpertSum,
   'draft-inputs': launchDraftInputs,
   'draft-join': launchDraftJoin,
+  gather: launchGather,
 }

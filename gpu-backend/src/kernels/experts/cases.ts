@@ -1,5 +1,5 @@
 import type { LinearWeight } from '../../device/tensor.ts'
-import type { Bench, OpCase } from '../testing/case.ts'
+import type { Bench, OpCase, Output } from '../testing/case.ts'
 import {
   allowance,
   type Estimate,
@@ -39,19 +39,31 @@ interface Parameters {
   readonly weights?: WeightStyle
   /** Every row to the same experts. */
   readonly crowded?: boolean
+  /** The experts are some of `of`, from `first` on; of the rows `ownRows` from `firstRow` on are own. */
+  readonly part?: PartOfCase
   readonly size?: OpCase['size']
+}
+
+interface PartOfCase {
+  readonly first: number
+  readonly of: number
+  readonly firstRow: number
+  readonly ownRows: number
 }
 
 function expertsCase(parameters: Parameters): OpCase {
   const { rows, hidden, width, sharedWidth = width, experts: count, picked } = parameters
   const { routed: format = 'fp4', quantise = false, limit = 10, crowded = false } = parameters
-  const { values: style = 'normal', weights = 'plain', size = 'toy' } = parameters
+  const { values: style = 'normal', weights = 'plain', size = 'toy', part } = parameters
   return {
     op: 'experts',
     name:
       `rows=${rows} hidden=${hidden} width=${width}/${sharedWidth} experts=${picked} of ${count} ` +
       `${format} limit=${limit} ${style} ${weights}` +
       (crowded ? ' crowded' : '') +
+      (part === undefined
+        ? ''
+        : ` from ${part.first} of ${part.of}, ${part.ownRows} rows from ${part.firstRow}`) +
       (quantise ? ' quantise' : ''),
     size,
     prepare(bench) {
@@ -61,16 +73,21 @@ function expertsCase(parameters: Parameters): OpCase {
       const routed = givenExperts(bench, 'routed', format, { count, width, hidden }, weights)
       const sharedShape = { count: null, width: sharedWidth, hidden }
       const shared = givenExperts(bench, 'shared', 'f8e4m3', sharedShape, weights)
-      const common = random.permutation(count).slice(0, picked)
+      const allExperts = part?.of ?? count
+      const common = random.permutation(allExperts).slice(0, picked)
       const picks = Array.from({ length: rows }, () =>
-        crowded ? common : random.permutation(count).slice(0, picked),
+        crowded ? common : random.permutation(allExperts).slice(0, picked),
       ).flat()
       const shares = bench.f32(
         'weights',
         [rows, picked],
         picks.map((_, at) => (at % 5 === 4 ? 0 : random.unit())),
       )
-      const output = bench.outputActivation('output', [rows, hidden])
+      const output = bench.outputActivation('output', [part?.ownRows ?? rows, hidden])
+      const results =
+        part === undefined
+          ? null
+          : bench.changing('results', 'f32', [rows, picked, hidden], stood(rows * picked * hidden))
       const args = {
         input: input.tensor,
         experts: bench.i32('experts', [rows, picked], picks),
@@ -80,14 +97,43 @@ function expertsCase(parameters: Parameters): OpCase {
         limit,
         quantise,
         output: output.tensor,
+        ...(part === undefined || results === null
+          ? {}
+          : {
+              part: {
+                firstExpert: part.first,
+                firstRow: part.firstRow,
+                results: results.tensor,
+              },
+            }),
       }
       const rules = { bench, limit, quantise, structured: isStructured(style) }
       return {
         run: () => experts(bench.device, args),
         check() {
-          const expected = Array.from({ length: rows }, (_, row) => {
+          const inputOf = (row: number): Float64Array => {
             const own = input.values.subarray(row * hidden, (row + 1) * hidden)
-            const x = quantise ? roundBlocks(own, fp8Inputs) : own
+            return quantise ? roundBlocks(own, fp8Inputs) : own
+          }
+          if (part !== undefined && results !== null) {
+            const ownRows = Array.from({ length: part.ownRows }, (_, i) => {
+              const x = inputOf(part.firstRow + i)
+              return runExpert(shared, 0, { x, weight: 1 }, rules)
+            })
+            bench.expectReals(output, joined(ownRows))
+            expectPlaces(bench, results, (place) => {
+              const expert = (picks[place] ?? 0) - part.first
+              if (expert < 0 || expert >= count) return null
+              const visit = {
+                x: inputOf(Math.floor(place / picked)),
+                weight: shares.values[place] ?? 0,
+              }
+              return runExpert(routed, expert, visit, rules)
+            })
+            return
+          }
+          const expected = Array.from({ length: rows }, (_, row) => {
+            const x = inputOf(row)
             const parts = [runExpert(shared, 0, { x, weight: 1 }, rules)]
             for (let at = row * picked; at < (row + 1) * picked; at++) {
               const visit = { x, weight: shares.values[at] ?? 0 }
@@ -100,6 +146,31 @@ function expertsCase(parameters: Parameters): OpCase {
       }
     },
   }
+}
+
+/** What stands in places before: none of it a result of anything. */
+function stood(count: number): Float64Array {
+  return Float64Array.from({ length: count }, (_, i) => 1000 + (i % 17))
+}
+
+/** Each place has the result of its expert, and one without is as it was. */
+function expectPlaces(
+  bench: Bench,
+  results: Output,
+  resultOf: (place: number) => Estimate | null,
+): void {
+  const [rows = 0, picked = 0, hidden = 0] = results.tensor.shape
+  const got = bench.readValues(results)
+  const written = new Set<number>()
+  for (let place = 0; place < rows * picked; place++) {
+    const expected = resultOf(place)
+    if (expected === null) continue
+    written.add(place)
+    const at = place * hidden
+    const rules = { at, plain: 0, format: null, compact: false }
+    bench.expectRow(results, got.subarray(at, at + hidden), expected, rules)
+  }
+  bench.expectElsewhere(results, written, hidden)
 }
 
 interface ExpertShape {
@@ -227,6 +298,21 @@ export const expertsCases: readonly OpCase[] = [
   expertsCase({ ...toy, rows: 2, weights: 'wide' }),
   expertsCase({ ...toy, rows: 40, quantise: true, crowded: true }),
   expertsCase({ ...toy, rows: 35, quantise: true }),
+  expertsCase({ ...toy, rows: 1, part: { first: 0, of: 16, firstRow: 0, ownRows: 1 } }),
+  expertsCase({
+    ...toy,
+    rows: 6,
+    quantise: true,
+    part: { first: 8, of: 16, firstRow: 2, ownRows: 3 },
+  }),
+  expertsCase({
+    ...toy,
+    rows: 36,
+    experts: 5,
+    quantise: true,
+    part: { first: 5, of: 13, firstRow: 33, ownRows: 3 },
+  }),
+  expertsCase({ ...toy, rows: 4, part: { first: 8, of: 16, firstRow: 4, ownRows: 0 } }),
   expertsCase({ rows: 3, hidden: 96, width: 64, sharedWidth: 160, experts: 5, picked: 3 }),
   expertsCase({ rows: 2, hidden: 128, width: 128, experts: 1, picked: 1, quantise: true }),
   expertsCase({

@@ -15,6 +15,9 @@ const manyTiles = 4
 
 interface Sizes {
   readonly rows: number
+  /** Rows of the shared expert, and the first of them. */
+  readonly sharedRows: number
+  readonly sharedFirst: number
   readonly places: number
   readonly hidden: number
   readonly width: number
@@ -30,23 +33,33 @@ export const launchExperts: LaunchOp<ExpertsArgs> = (args, target) => {
   const launches: Launch[] = []
   for (let at = 0; at < rows; at += rowsMax) {
     const count = Math.min(rowsMax, rows - at)
-    const cut = (tensor: Tensor): Tensor => sliceRows(tensor, at, count)
-    const part = {
-      ...args,
-      input: cut(args.input),
-      experts: cut(args.experts),
-      weights: cut(args.weights),
-      output: cut(args.output),
-    }
-    launches.push(...(count > fewRows ? launchMany(part, target) : launchFew(part, target)))
+    const some = rowsOf(args, at, count)
+    launches.push(...(count > fewRows ? launchMany(some, target) : launchFew(some, target)))
   }
   return launches
 }
 
+/** The op on some of its rows. */
+function rowsOf(args: ExpertsArgs, at: number, count: number): ExpertsArgs {
+  const cut = (tensor: Tensor): Tensor => sliceRows(tensor, at, count)
+  const [input, experts, weights] = [cut(args.input), cut(args.experts), cut(args.weights)]
+  const rows = { ...args, input, experts, weights }
+  const { part, output } = args
+  if (part === undefined) return { ...rows, output: cut(output) }
+  const own = { from: part.firstRow, to: part.firstRow + rowCount(output) }
+  const from = Math.min(Math.max(own.from, at), own.to)
+  const to = Math.max(from, Math.min(own.to, at + count))
+  return {
+    ...rows,
+    output: sliceRows(output, from - own.from, to - from),
+    part: { ...part, firstRow: Math.max(0, from - at), results: cut(part.results) },
+  }
+}
+
 function launchFew(args: ExpertsArgs, target: LaunchTarget): readonly Launch[] {
-  const { rows, places, hidden, width } = sizesOf(args)
+  const { sharedRows, places, hidden, width } = sizesOf(args)
   const struct = structOf(args, target)
-  const blocks = places + Math.ceil(rows / tokensOfTile)
+  const blocks = places + Math.ceil(sharedRows / tokensOfTile)
   // The list of places lies before the tile, up to 16 bytes.
   const sharedBytes = 16 * Math.floor((4 + places + tokensOfTile) / 4) + fewSharedBytes(1)
   const shape = (outputs: number) => ({
@@ -58,12 +71,12 @@ function launchFew(args: ExpertsArgs, target: LaunchTarget): readonly Launch[] {
 }
 
 function launchMany(args: ExpertsArgs, target: LaunchTarget): readonly Launch[] {
-  const { rows, places, hidden, width, experts } = sizesOf(args)
+  const { rows, sharedRows, places, hidden, width, experts } = sizesOf(args)
   const struct = structOf(args, target)
   const tokens = tokensOfTile * manyTiles
   // Every expert may have a tile that is not full.
   const routedTiles = Math.min(places, Math.floor(places / tokens) + experts)
-  const tiles = Math.ceil(rows / tokens) + routedTiles
+  const tiles = Math.ceil(sharedRows / tokens) + routedTiles
   const outputsOfBlock = warpOutputs * warpsOfBlock
   const sharedBytes = 4 * tokens + manySharedBytes(manyTiles)
   const shape = (outputs: number) => ({
@@ -72,20 +85,22 @@ function launchMany(args: ExpertsArgs, target: LaunchTarget): readonly Launch[] 
     sharedBytes,
   })
   const sum = { grid: [rows, Math.ceil(hidden / 256)] as const, threads: 256 }
-  return [
+  const products = [
     launch('experts_sort', { grid: [1], threads: 256, sharedBytes: 4 * experts }, struct),
     launch('experts_up_many', shape(width), struct),
     launch('experts_down_many', shape(hidden), struct),
-    launch('experts_sum', sum, struct),
   ]
+  return args.part === undefined ? [...products, launch('experts_sum', sum, struct)] : products
 }
 
-function sizesOf({ input, experts, routed, shared }: ExpertsArgs): Sizes {
+function sizesOf({ input, experts, routed, shared, output, part }: ExpertsArgs): Sizes {
   const [rows = 0, hidden = 0] = input.shape
   const [count = 0, width = 0] = routed.gate.weight.shape
   const places = rows * (experts.shape[1] ?? 0)
   return {
     rows,
+    sharedRows: rowCount(output),
+    sharedFirst: part?.firstRow ?? 0,
     places,
     hidden,
     width: Math.max(width, rowCount(shared.gate.weight)),
@@ -94,18 +109,20 @@ function sizesOf({ input, experts, routed, shared }: ExpertsArgs): Sizes {
 }
 
 function structOf(args: ExpertsArgs, target: LaunchTarget): ArgStruct {
-  const { rows, places, hidden, width, experts } = sizesOf(args)
-  const results = places + rows
+  const { rows, sharedRows, sharedFirst, places, hidden, width, experts } = sizesOf(args)
+  const { part } = args
   const struct = new ArgStruct('experts', target)
     .activation(args.input)
     .tensor(args.experts)
     .tensor(args.weights)
   projections(struct, args.routed)
   projections(struct, args.shared)
+  struct.activation(args.output).pointer(target.scratch('inner', 4 * (places + sharedRows) * width))
+  if (part === undefined) {
+    const results = target.scratch('results', 4 * (places + sharedRows) * hidden)
+    struct.pointer(results).pointer(results + BigInt(4 * places * hidden))
+  } else struct.tensor(part.results).activation(args.output)
   return struct
-    .activation(args.output)
-    .pointer(target.scratch('inner', 4 * results * width))
-    .pointer(target.scratch('results', 4 * results * hidden))
     .pointer(target.counters(Math.ceil(hidden / warpOutputs)))
     .pointer(target.scratch('sorted', 4 * places))
     .pointer(target.scratch('first place', 4 * (experts + 1)))
@@ -117,6 +134,10 @@ function structOf(args: ExpertsArgs, target: LaunchTarget): ArgStruct {
     .i32(width)
     .flag(args.quantise)
     .f32(args.limit)
+    .i32(part?.firstExpert ?? 0)
+    .i32(sharedFirst)
+    .i32(sharedRows)
+    .flag(part === undefined)
     .i32(0)
 }
 

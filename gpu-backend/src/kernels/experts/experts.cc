@@ -4,7 +4,8 @@
 // passes of the pool, however many experts take part.
 //
 // Order of the sum, the same for every batch: a row's experts as they were picked, the shared one
-// last, in double.
+// last, in double. Where several devices share the experts nothing is added up here: each place's
+// result goes where `expert-sum` finds it.
 
 #include <algorithm>
 #include <vector>
@@ -42,7 +43,18 @@ struct Experts {
   ExpertWeights shared;
   float limit;
   bool quantise;
+  /// `[own rows, hidden]`: sums, or of a part what the shared expert makes of rows `firstRow …`.
   Tensor output;
+  bool isPart = false;
+  int64_t firstExpert = 0;
+  int64_t firstRow = 0;
+  /// Of a part: `[rows, picked, hidden]`.
+  float* results = nullptr;
+
+  bool hasExpert(int64_t expert) const {
+    return expert >= firstExpert && expert < firstExpert + routed.gate.codes.shape[0];
+  }
+  bool isOwn(int64_t row) const { return row >= firstRow && row < firstRow + output.shape[0]; }
 };
 
 /// One expert and the rows that meet it, with their results from `first` on.
@@ -76,10 +88,13 @@ std::vector<Group> groupRows(const Experts& op, int64_t first, int64_t end) {
   groups[0].up = matrixOf(op.shared.up);
   groups[0].down = matrixOf(op.shared.down);
   for (int64_t row = first; row < end; row++) {
-    groups[0].rows.push_back(row);
-    groups[0].weights.push_back(1.0f);
+    if (op.isOwn(row)) {
+      groups[0].rows.push_back(row);
+      groups[0].weights.push_back(1.0f);
+    }
     for (int64_t slot = row * op.picked; slot < (row + 1) * op.picked; slot++) {
-      const int32_t expert = op.picks[slot];
+      if (!op.hasExpert(op.picks[slot])) continue;
+      const int64_t expert = op.picks[slot] - op.firstExpert;
       if (groupOf[expert] < 0) {
         groupOf[expert] = static_cast<int64_t>(groups.size());
         Group& made = groups.emplace_back();
@@ -203,6 +218,7 @@ void projectBack(Context& context, std::vector<Group>& groups) {
 }
 
 /// Finds each row's results again: groups list rows in ascending order, and a row's picks in theirs.
+/// Null where another device has the expert or the row.
 Parts partsOf(const Experts& op, const std::vector<Group>& groups, int64_t first, int64_t end) {
   const int64_t each = op.picked + 1;
   Parts parts((end - first) * each, nullptr);
@@ -215,11 +231,13 @@ Parts partsOf(const Experts& op, const std::vector<Group>& groups, int64_t first
       return groups[group].results + taken[group]++ * groups[group].down.rows;
     };
     for (int64_t i = 0; i < op.picked; i++) {
-      int64_t& group = groupOf[op.picks[row * op.picked + i]];
+      const int64_t pick = op.picks[row * op.picked + i];
+      if (!op.hasExpert(pick)) continue;
+      int64_t& group = groupOf[pick - op.firstExpert];
       if (group < 0) group = found++;
       own[i] = take(group);
     }
-    own[op.picked] = take(0);
+    if (op.isOwn(row)) own[op.picked] = take(0);
   }
   return parts;
 }
@@ -237,6 +255,21 @@ SLUICE_PER_ISA(sum, sumBody,
                (const float* const* parts, int64_t count, int64_t from, int64_t to, float* into),
                (parts, count, from, to, into))
 
+/// Each result to its place.
+void storeParts(Context& context, const Experts& op, const Parts& parts, int64_t first, int64_t end) {
+  const int64_t hidden = op.output.shape[1];
+  const int64_t each = op.picked + 1;
+  context.pool.parallelFor((end - first) * each, [&](int64_t index, int) {
+    const float* from = parts[index];
+    if (from == nullptr) return;
+    const int64_t row = first + index / each;
+    const int64_t slot = index % each;
+    float* to = slot == op.picked ? op.output.as<float>() + (row - op.firstRow) * hidden
+                                  : op.results + (row * op.picked + slot) * hidden;
+    std::copy(from, from + hidden, to);
+  });
+}
+
 void runRows(Context& context, const Experts& op, int64_t first, int64_t end) {
   std::vector<Group> groups = groupRows(op, first, end);
   for (Group& group : groups) planGroup(context, op, group);
@@ -246,6 +279,7 @@ void runRows(Context& context, const Experts& op, int64_t first, int64_t end) {
   projectBack(context, groups);
   const int64_t hidden = op.output.shape[1];
   const Parts parts = partsOf(op, groups, first, end);
+  if (op.isPart) return storeParts(context, op, parts, first, end);
   float* output = op.output.as<float>() + first * hidden;
   overRows(context.pool, end - first, hidden, op.picked + 1,
            [&](int64_t row, int64_t from, int64_t to, int) {
@@ -264,9 +298,16 @@ void experts(Context& context, Args& args) {
   op.limit = static_cast<float>(args.number());
   op.quantise = args.flag();
   op.output = args.tensor(DType::f32, 2);
+  op.isPart = args.flag();
+  if (op.isPart) {
+    op.firstExpert = args.integer();
+    op.firstRow = args.integer();
+    op.results = args.tensor(DType::f32, 3).as<float>();
+  }
   args.finish();
   op.picked = picks.shape[1];
-  op.picks = indicesBelow(picks, op.routed.gate.codes.shape[0], "expert");
+  op.picks = op.isPart ? picks.as<const int32_t>()
+                       : indicesBelow(picks, op.routed.gate.codes.shape[0], "expert");
   const int64_t rows = op.input.shape[0];
   for (int64_t first = 0; first < rows; first += rowsMax) {
     if (first > 0) context.scratch.reset();

@@ -5,6 +5,9 @@
 // expert stands in works for all of its places, so that its weights are read once, and the others only
 // count. The last block of some outputs adds a row's experts up, in their order. Many rows: places are
 // first sorted by expert, then 32 of one expert at a time meet 256 outputs.
+//
+// Where several GPUs share the experts, places of others' are passed over and nothing is added up
+// (`expert-sum`).
 
 #include "../cuda/matrix.h"
 
@@ -29,8 +32,9 @@ struct ExpertsArgs {
   float* output;
   /// t of every place, and behind them of every row's shared expert.
   float* inner;
-  /// What `down` makes of them.
+  /// What `down` makes of them: of places, and of rows of the shared expert.
   float* results;
+  float* sharedResults;
   unsigned* counters;
   /// Many rows: places sorted by expert, and for each expert the first of its own and of its tiles.
   int* sorted;
@@ -43,9 +47,25 @@ struct ExpertsArgs {
   int innerStride;
   int quantise;
   float limit;
+  /// The first expert of the stacks.
+  int firstExpert;
+  /// Rows the shared expert is worked out for.
+  int sharedFirst;
+  int sharedRows;
+  /// Whether all experts are here, and rows are added up.
+  int whole;
   int reserved;
 
   SLUICE_DEVICE int places() const { return rows * picked; }
+  /// A place's expert among those here, or −1.
+  SLUICE_DEVICE int expertOf(int place) const {
+    const int expert = experts[place] - firstExpert;
+    return expert >= 0 && expert < expertCount ? expert : -1;
+  }
+  SLUICE_DEVICE float* resultOf(int place) const {
+    return place < places() ? results + int64_t{place} * hidden
+                            : sharedResults + int64_t{place - places()} * hidden;
+  }
 };
 
 /// Places that one block works for: those of one expert, or rows of the shared one.
@@ -70,7 +90,7 @@ SLUICE_DEVICE Group groupOf(const ExpertsArgs& args, int* members, int* room) {
   const int place = static_cast<int>(blockIdx.y);
   if (place >= places) {
     const int first = (place - places) * tokensOfTile;
-    const int left = args.rows - first;
+    const int left = args.sharedRows - first;
     const int count = left < tokensOfTile ? left : tokensOfTile;
     if (static_cast<int>(threadIdx.x) < count) {
       members[threadIdx.x] = places + first + static_cast<int>(threadIdx.x);
@@ -78,13 +98,14 @@ SLUICE_DEVICE Group groupOf(const ExpertsArgs& args, int* members, int* room) {
     __syncthreads();
     return {args.shared, members, count, true};
   }
-  const int expert = args.experts[place];
+  const int expert = args.expertOf(place);
+  if (expert < 0) return {args.routed, members, 0, false};
   if (warpOf() == 0) {
     int count = 0;
     bool owner = true;
     for (int first = 0; first < places; first += 32) {
       const int other = first + laneOf();
-      const bool same = other < places && args.experts[other] == expert;
+      const bool same = other < places && args.expertOf(other) == expert;
       const uint32_t votes = __ballot_sync(allLanes, same);
       owner = owner && __ballot_sync(allLanes, same && other < place) == 0;
       if (same) members[count + __popc(votes & ((1u << laneOf()) - 1))] = other;
@@ -100,7 +121,7 @@ SLUICE_DEVICE Group groupOf(const ExpertsArgs& args, int* members, int* room) {
 
 /// The row of the input that a place stands for.
 SLUICE_DEVICE int rowOf(const ExpertsArgs& args, int place) {
-  return place < args.places() ? place / args.picked : place - args.places();
+  return place < args.places() ? place / args.picked : place - args.places() + args.sharedFirst;
 }
 
 SLUICE_DEVICE void storeInner(const ExpertsArgs& args, int place, int output, float gate, float up) {
@@ -119,7 +140,7 @@ SLUICE_DEVICE void sumPlaces(const ExpertsArgs& args, int row, int first, int co
     for (int slot = 0; slot < args.picked; slot++) {
       sum += args.results[(int64_t{row} * args.picked + slot) * args.hidden + output];
     }
-    const float shared = args.results[int64_t{args.places() + row} * args.hidden + output];
+    const float shared = args.sharedResults[int64_t{row} * args.hidden + output];
     args.output[int64_t{row} * args.hidden + output] = sum + shared;
   }
 }
@@ -127,10 +148,10 @@ SLUICE_DEVICE void sumPlaces(const ExpertsArgs& args, int row, int first, int co
 /// This block's tile of a sorted expert or of the shared one; empty beyond the last.
 SLUICE_DEVICE Group tileOf(const ExpertsArgs& args, int* members) {
   const int tile = static_cast<int>(blockIdx.y);
-  const int sharedTiles = (args.rows + manyTokens - 1) / manyTokens;
+  const int sharedTiles = (args.sharedRows + manyTokens - 1) / manyTokens;
   const int i = static_cast<int>(threadIdx.x);
   if (tile < sharedTiles) {
-    const int left = args.rows - tile * manyTokens;
+    const int left = args.sharedRows - tile * manyTokens;
     const int count = left < manyTokens ? left : manyTokens;
     if (i < count) members[i] = args.places() + tile * manyTokens + i;
     __syncthreads();
@@ -197,10 +218,11 @@ SLUICE_KERNEL(experts_down, ExpertsArgs, 256, 2) {
     };
     const auto store = [&](int output, int token, float sum) {
       if (first + token >= group.count || firstOutput + output >= args.hidden) return;
-      args.results[int64_t{group.members[first + token]} * args.hidden + firstOutput + output] = sum;
+      args.resultOf(group.members[first + token])[firstOutput + output] = sum;
     };
     multiplyFew<1>(matrix, firstOutput, row, quantise, tile, store);
   }
+  if (args.whole == 0) return;
   if (!lastToArrive(args.counters + blockIdx.x, gridDim.y, room)) return;
   for (int r = 0; r < args.rows; r++) sumPlaces(args, r, firstOutput, warpOutputs);
 }
@@ -214,7 +236,8 @@ SLUICE_KERNEL(experts_sort, ExpertsArgs, 256, 2) {
   for (int e = start; e < args.expertCount; e += step) next[e] = 0;
   __syncthreads();
   for (int place = start; place < args.places(); place += step) {
-    atomicAdd(&next[args.experts[place]], 1u);
+    const int expert = args.expertOf(place);
+    if (expert >= 0) atomicAdd(&next[expert], 1u);
   }
   __syncthreads();
   if (start == 0) {
@@ -233,7 +256,8 @@ SLUICE_KERNEL(experts_sort, ExpertsArgs, 256, 2) {
   }
   __syncthreads();
   for (int place = start; place < args.places(); place += step) {
-    args.sorted[atomicAdd(&next[args.experts[place]], 1u)] = place;
+    const int expert = args.expertOf(place);
+    if (expert >= 0) args.sorted[atomicAdd(&next[expert], 1u)] = place;
   }
 }
 
@@ -284,7 +308,7 @@ SLUICE_KERNEL(experts_down_many, ExpertsArgs, 256, 1) {
   multiplyMany(totals, matrices, firstOutput, row, quantise, shared + 4 * manyTokens);
   totals[0].forEach([&](int output, int token, float sum) {
     if (token >= group.count || firstOutput + output >= args.hidden) return;
-    args.results[int64_t{group.members[token]} * args.hidden + firstOutput + output] = sum;
+    args.resultOf(group.members[token])[firstOutput + output] = sum;
   });
 }
 

@@ -14,7 +14,7 @@ export interface ExpertWeights {
 /**
  * y = Σ over a row's experts of down · t, t = silu(min(gate·v, limit)) · clamp(up·v, ±limit) · w,
  * plus the shared expert with w = 1. The routing weight goes in before `down`, so that it takes
- * part in the rounding of t.
+ * part in the rounding of t. With `part` nothing is added up: `expert-sum` does that.
  */
 export interface ExpertsArgs {
   /** `[rows, hidden]`. */
@@ -22,14 +22,26 @@ export interface ExpertsArgs {
   /** i32 and f32 `[rows, experts a token]`, from `route`. */
   readonly experts: Tensor
   readonly weights: Tensor
-  /** Stacks over all experts. */
+  /** Stacks over all experts, or over those of `part`. */
   readonly routed: ExpertWeights
   readonly shared: ExpertWeights
   readonly limit: number
   /** Round v and t to FP8 per 128. */
   readonly quantise: boolean
-  /** Output `[rows, hidden]`. */
+  /** Output `[rows, hidden]`; with `part` what the shared expert makes of `part`'s own rows. */
   readonly output: Tensor
+  /** Where several devices share a layer's experts. */
+  readonly part?: ExpertsPart
+}
+
+/** One device's experts, for the rows of all devices. */
+export interface ExpertsPart {
+  /** The first of the stacks; places of a row that went to others are not touched. */
+  readonly firstExpert: number
+  /** Rows of its own begin here, as many as the output has. */
+  readonly firstRow: number
+  /** Output f32 `[rows, experts a token, hidden]`: what each place's expert makes of its row. */
+  readonly results: Tensor
 }
 
 const check = new OpCheck('experts')
@@ -48,11 +60,24 @@ export function experts(device: Device, args: ExpertsArgs): void {
   check.linear('shared gate', args.shared.gate, [sharedWidth, hidden])
   check.linear('shared up', args.shared.up, [sharedWidth, hidden])
   check.linear('shared down', args.shared.down, [hidden, sharedWidth])
-  check.activation('output', args.output, [rows, hidden])
+  const ownRows = args.part === undefined ? rows : rowCount(args.output)
+  check.activation('output', args.output, [ownRows, hidden])
   check.that(
     !args.quantise || [hidden, width, sharedWidth].every((n) => n % activationBlock === 0),
     `${hidden}, ${width} and ${sharedWidth} divide into blocks of ${activationBlock}`,
   )
-  check.distinct([args.output], [args.input, args.experts, args.weights])
+  check.distinct(outputsOf(args), [args.input, args.experts, args.weights])
+  if (args.part !== undefined) {
+    const { firstRow, firstExpert, results } = args.part
+    check.f32('results', results, [rows, picked, hidden])
+    check.that(
+      firstExpert >= 0 && firstRow >= 0 && firstRow + ownRows <= rows,
+      `rows ${firstRow}…${firstRow + ownRows} are among ${rows}`,
+    )
+  }
   if (rows > 0) device.run('experts', args)
+}
+
+function outputsOf({ output, part }: ExpertsArgs): readonly Tensor[] {
+  return part === undefined ? [output] : [output, part.results]
 }

@@ -10,6 +10,11 @@ export const packExperts: PackOp<ExpertsArgs> = (words, args) => {
   words.number(args.limit)
   words.flag(args.quantise)
   words.tensor(args.output)
+  words.flag(args.part !== undefined)
+  if (args.part === undefined) return
+  words.number(args.part.firstExpert)
+  words.number(args.part.firstRow)
+  words.tensor(args.part.results)
 }
 
 function packWeights(words: WordList, { gate, up, down }: ExpertWeights): void {

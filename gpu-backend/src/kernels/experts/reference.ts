@@ -1,4 +1,4 @@
-import { type LinearWeight, stackItem } from '../../device/tensor.ts'
+import { type LinearWeight, rowCount, stackItem } from '../../device/tensor.ts'
 import { matmul, type Rows } from '../numerics/matmul.ts'
 import { sigmoid } from '../numerics/sigmoid.ts'
 import { activationBlock, simulateFp8 } from '../numerics/simulate.ts'
@@ -11,9 +11,15 @@ export const expertsReference: ReferenceKernel<ExpertsArgs> = (memory, args) => 
   const weights = memory.f32(args.weights)
   const input = memory.f32(args.input).slice()
   if (args.quantise) simulateFp8(input, { at: 0, length: input.length }, activationBlock)
-  // One result for each (row, slot), so that the sum below has its order whoever computed them.
-  const results = new Float32Array(rows * picked * hidden)
-  for (const [expert, places] of placesByExpert(memory.i32(args.experts))) {
+  const { part } = args
+  const firstExpert = part?.firstExpert ?? 0
+  const count = rowCount(args.routed.gate.weight)
+  // One result for each (row, slot), so that a sum has its order whoever computed them.
+  const results =
+    part === undefined ? new Float32Array(rows * picked * hidden) : memory.f32(part.results)
+  for (const [pick, places] of placesByExpert(memory.i32(args.experts))) {
+    const expert = pick - firstExpert
+    if (part !== undefined && (expert < 0 || expert >= count)) continue
     const visits = places.map((place) => ({
       row: Math.floor(place / picked),
       weight: weights[place] ?? 0,
@@ -23,9 +29,16 @@ export const expertsReference: ReferenceKernel<ExpertsArgs> = (memory, args) => 
       results.set(output.subarray(visit * hidden, (visit + 1) * hidden), place * hidden)
     }
   }
-  const everyRow = Array.from({ length: rows }, (_, row) => ({ row, weight: 1 }))
-  const shared = runExpert(memory, args, args.shared, input, everyRow)
   const output = memory.f32(args.output)
+  const firstRow = part?.firstRow ?? 0
+  const ownRows = Array.from({ length: rowCount(args.output) }, (_, i) => {
+    return { row: firstRow + i, weight: 1 }
+  })
+  const shared = runExpert(memory, args, args.shared, input, ownRows)
+  if (part !== undefined) {
+    output.set(shared)
+    return
+  }
   for (let i = 0; i < output.length; i++) {
     const row = Math.floor(i / hidden)
     let sum = 0

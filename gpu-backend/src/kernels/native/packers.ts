@@ -4,7 +4,9 @@ import { packCopy } from '../copy/pack.ts'
 import { packDraftInputs } from '../draft-inputs/pack.ts'
 import { packDraftJoin } from '../draft-join/pack.ts'
 import { packEmbed } from '../embed/pack.ts'
+import { packExpertSum } from '../expert-sum/pack.ts'
 import { packExperts } from '../experts/pack.ts'
+import { packGather } from '../gather/pack.ts'
 import { packGroupedLinear } from '../grouped-linear/pack.ts'
 import { packHcHead } from '../hc-head/pack.ts'
 import { packHcPost } from '../hc-post/pack.ts'
@@ -23,6 +25,7 @@ export const packers: { readonly [Op in keyof OpTable]: PackOp<OpTable[Op]> } = 
   linear: packLinear,
   'grouped-linear': packGroupedLinear,
   experts: packExperts,
+  'expert-sum': packExpertSum,
   'latent-norm': packLatentNorm,
   'query-rotate': packQueryRotate,
   'index-query': packIndexQuery,
@@ -37,4 +40,5 @@ export const packers: { readonly [Op in keyof OpTable]: PackOp<OpTable[Op]> } = 
   route: packRoute,
   'draft-inputs': packDraftInputs,
   'draft-join': packDraftJoin,
+  gather: packGather,
 }

@@ -4,7 +4,9 @@ import { copyCases } from '../copy/cases.ts'
 import { draftInputsCases } from '../draft-inputs/cases.ts'
 import { draftJoinCases } from '../draft-join/cases.ts'
 import { embedCases } from '../embed/cases.ts'
+import { expertSumCases } from '../expert-sum/cases.ts'
 import { expertsCases } from '../experts/cases.ts'
+import { gatherCases } from '../gather/cases.ts'
 import { groupedLinearCases } from '../grouped-linear/cases.ts'
 import { hcHeadCases } from '../hc-head/cases.ts'
 import { hcPostCases } from '../hc-post/cases.ts'
@@ -35,8 +37,10 @@ export const allCases: Readonly<Record<OpName, readonly OpCase[]>> = {
   attention: attentionCases,
   route: routeCases,
   experts: expertsCases,
+  'expert-sum': expertSumCases,
   'draft-inputs': draftInputsCases,
   'draft-join': draftJoinCases,
+  gather: gatherCases,
 }
 
 export const opNames: readonly OpName[] = Object.values(allCases).flatMap((cases) => {

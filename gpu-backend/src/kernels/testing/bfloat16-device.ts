@@ -16,7 +16,7 @@ export class Bfloat16Device extends PassingDevice {
 
   override run<Op extends OpName>(op: Op, args: OpTable[Op]): void {
     // A copy moves bits, whatever they stand for.
-    if (op === 'copy') return this.inner.run(op, args)
+    if (op === 'copy' || op === 'gather') return this.inner.run(op, args)
     const widened: Widened[] = []
     try {
       this.inner.run(op, this.#widen(args, widened))

@@ -1,3 +1,4 @@
+import { strict as assert } from 'node:assert'
 import { type Tensor, tensorBytes } from '../../../device/tensor.ts'
 import type { OpName, OpTable } from '../../registry.ts'
 import { plant, plantFine, type Fault } from './faulty-device.ts'
@@ -28,12 +29,21 @@ const operands: { readonly [Op in OpName]: (args: OpTable[Op]) => Operands } = {
   'index-select': ({ selected, entries }) => ({ outputs: [selected], input: entries }),
   attention: ({ output, window, keys }) => ({ outputs: [output, window], input: keys }),
   route: ({ experts, weights, input }) => ({ outputs: [experts, weights], input }),
-  experts: ({ output, weights }) => ({ outputs: [output], input: weights }),
+  experts: ({ output, part, weights }) => ({
+    outputs: part === undefined ? [output] : [part.results, output],
+    input: weights,
+  }),
+  'expert-sum': ({ output, experts }) => ({ outputs: [output], input: experts }),
   'draft-inputs': ({ embedding, streams, source }) => ({
     outputs: [embedding, streams],
     input: source,
   }),
   'draft-join': ({ streams, embedding }) => ({ outputs: [streams], input: embedding }),
+  gather: ({ parts }) => {
+    const [first] = parts
+    assert(first !== undefined, 'a gather has parts')
+    return { outputs: parts.map(({ to }) => to), input: first.from }
+  },
 }
 
 function everywhere<Op extends OpName>(op: Op): readonly Fault[] {
@@ -78,8 +88,10 @@ const outputCounts: { readonly [Op in OpName]: number } = {
   attention: 2,
   route: 2,
   experts: 1,
+  'expert-sum': 1,
   'draft-inputs': 2,
   'draft-join': 1,
+  gather: 1,
 }
 
 /** Outputs that are worked out, not moved or counted. */
@@ -99,8 +111,10 @@ const realOutputs: { readonly [Op in OpName]: readonly number[] } = {
   attention: [0, 1],
   route: [1],
   experts: [0],
+  'expert-sum': [0],
   'draft-inputs': [0, 1],
   'draft-join': [0],
+  gather: [0],
 }
 
 /** Puts back the last four bytes that the op changed. */

@@ -258,6 +258,45 @@ const experts: readonly Fault[] = [
   }),
 ]
 
+/** Mistakes that only a device with some of the experts can make. */
+const partsOfExperts: readonly Fault[] = [
+  withExperts('takes its experts for the first ones', (_, { part }) => {
+    return part === undefined ? {} : { part: { ...part, firstExpert: 0 } }
+  }),
+  withExperts("works out the shared expert for others' rows", (_, { part }) => {
+    return part === undefined ? {} : { part: { ...part, firstRow: 0 } }
+  }),
+  plant('experts', "writes to others' places", (tools, args) => {
+    tools.run('experts', args)
+    if (args.part === undefined) return
+    const { results, firstExpert } = args.part
+    const [count = 0] = args.routed.gate.weight.shape
+    const bytes = tools.bytes(results)
+    const each = lastExtent(results) * 4
+    for (const [place, expert] of tools.values(args.experts).entries()) {
+      const owned = expert >= firstExpert && expert < firstExpert + count
+      if (!owned) bytes.fill(0, place * each, (place + 1) * each)
+    }
+    tools.putBytes(results, bytes)
+  }),
+  plant('expert-sum', "takes a neighbour's results", (tools, args) => {
+    tools.run('expert-sum', { ...args, results: args.results.toReversed() })
+  }),
+  plant('expert-sum', 'leaves one device out', (tools, args) => {
+    const [first, ...others] = args.results
+    if (first === undefined) return
+    const nothing = tools.copy(first, (values) => values.fill(0))
+    tools.run('expert-sum', { ...args, results: [nothing, ...others] })
+  }),
+  plant('expert-sum', 'takes its rows for the first ones', (tools, args) => {
+    tools.run('expert-sum', { ...args, firstRow: 0 })
+  }),
+  plant('expert-sum', 'forgets the shared expert', (tools, args) => {
+    tools.change(args.output, (values) => values.fill(0))
+    tools.run('expert-sum', args)
+  }),
+]
+
 type RouteArgs = OpTable['route']
 
 /** The router with one rule changed. */
@@ -336,4 +375,10 @@ const routes: readonly Fault[] = [
   }),
 ]
 
-export const matrixFaults: readonly Fault[] = [...misreadings, ...roundings, ...experts, ...routes]
+export const matrixFaults: readonly Fault[] = [
+  ...misreadings,
+  ...roundings,
+  ...experts,
+  ...partsOfExperts,
+  ...routes,
+]

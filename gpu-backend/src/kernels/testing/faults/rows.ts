@@ -45,6 +45,19 @@ const copyAndEmbed: readonly Fault[] = [
     tools.run('copy', args)
     if (args.to.dtype === 'f32') tools.change(args.to, (values) => values)
   }),
+  plant('gather', 'leaves the last part out', (tools, { parts }) => {
+    if (parts.length > 1) tools.run('gather', { parts: parts.slice(0, -1) })
+  }),
+  plant('gather', 'takes every part from the first', (tools, { parts }) => {
+    const [first] = parts
+    if (first === undefined) return
+    tools.run('gather', {
+      parts: parts.map((part) => {
+        const same = part.from.shape.join() === first.from.shape.join()
+        return same ? { ...part, from: first.from } : part
+      }),
+    })
+  }),
   plant('embed', 'takes the next token', (tools, args) => {
     const [vocabulary = 1] = args.table.shape
     const tokens = tools.copy(args.tokens, (ids) => ids.map((id) => (id + 1) % vocabulary))
