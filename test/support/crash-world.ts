@@ -1,10 +1,17 @@
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { generateKeyJwks } from '#protocol/keys.ts'
+import { generateKeyJwks, importPrivateKey } from '#protocol/keys.ts'
+import type { PrivateJwk } from '#protocol/keys.ts'
+import { signPoolToken } from '#protocol/service-token.ts'
+import { recordPageSchema } from '#protocol/usage-record.ts'
 import { toyModelId } from '#weights/toy/files.ts'
+import { ensureNativeAddon } from '../../gpu-backend/src/kernels/native/build.ts'
 import { freePort } from '../../infra/local/ports.ts'
+import { startCrashLink } from './crash-link.ts'
+import type { CrashLink } from './crash-link.ts'
 import { publishToy } from './gpu-backend.ts'
 import { startRecordProxy } from './record-proxy.ts'
 import type { RecordProxy } from './record-proxy.ts'
@@ -17,8 +24,10 @@ const LAST_WORDS_LENGTH = 4_000
 
 /** A part that dies and comes back under the same address, with the same folder. */
 export interface Part {
-  /** SIGKILL to it and everything it has started; resolves when it is up again. */
+  /** SIGKILL there and then; resolves when it is up again. */
   crash(): Promise<void>
+  /** Holds it still for as long, and lets it go on as if nothing had been. */
+  freeze(ms: number): Promise<void>
   stop(): Promise<void>
 }
 
@@ -27,64 +36,76 @@ export interface CrashWorld {
   readonly edge: Part
   readonly backend: Part
   readonly proxy: RecordProxy
+  readonly link: CrashLink
   readonly model: string
+  /** Records that the backend has and the edge has not acknowledged, 256 at most. */
+  unacknowledged(): Promise<number>
   admin<T>(method: string, path: string, body?: unknown): Promise<T>
   close(): Promise<void>
 }
 
-/** Edge in workerd, engine on the reference device, and between them a link that loses records. */
+/** Edge in workerd, engine on the CPU, and between them roads that lose records and connections. */
 export async function startCrashWorld(folder: string, random: () => number): Promise<CrashWorld> {
   const [edgeKeys, recordKeys] = await Promise.all([generateKeyJwks(), generateKeyJwks()])
   const [edgePort, backendPort] = [await freePort(), await freePort()]
-  const checkpoint = await publishToy(folder)
   const edgeUrl = `http://127.0.0.1:${edgePort}`
   const backendUrl = `http://127.0.0.1:${backendPort}`
   const proxy = await startRecordProxy(edgePort, random)
+  const link = await startCrashLink(backendPort)
+  const started: Part[] = []
+  const close = async (): Promise<void> => {
+    await Promise.all(started.map((part) => part.stop()))
+    await Promise.all([proxy.close(), link.close()])
+  }
   const pools = [
-    { id: POOL, url: backendUrl, models: [toyModelId], recordPublicKey: recordKeys.publicJwk },
+    { id: POOL, url: link.url, models: [toyModelId], recordPublicKey: recordKeys.publicJwk },
   ]
-  const vars = {
+  const edgeVars = {
     POOLS: JSON.stringify(pools),
     EDGE_SIGNING_KEY: JSON.stringify(edgeKeys.privateJwk),
     ADMIN_TOKEN,
   }
-  const edgeOptions = { port: edgePort, stateDir: join(folder, 'edge'), vars }
-  const edge = await startPart({
-    script: 'test/support/edge-process.ts',
-    env: { EDGE_OPTIONS: JSON.stringify(edgeOptions) },
-    readyUrl: `${edgeUrl}/health`,
-  })
-  const backend = await startPart({
-    script: 'gpu-backend/src/main.ts',
-    env: {
-      SLUICE_CHECKPOINT: checkpoint,
-      SLUICE_DEVICE: 'reference',
-      SLUICE_POOL: POOL,
-      SLUICE_BACKEND_ID: 'crash-1',
-      SLUICE_PORT: String(backendPort),
-      SLUICE_EDGE_URL: proxy.url,
-      SLUICE_EDGE_PUBLIC_KEY: JSON.stringify(edgeKeys.publicJwk),
-      SLUICE_RECORD_PRIVATE_KEY: JSON.stringify(recordKeys.privateJwk),
-      SLUICE_SPOOL_DIR: join(folder, 'spool'),
-      SLUICE_LOG: 'error',
-    },
-    readyUrl: `${backendUrl}/ready`,
-  }).catch(async (error: unknown) => {
-    await edge.stop()
-    await proxy.close()
+  const edgeOptions = { port: edgePort, stateDir: join(folder, 'edge'), vars: edgeVars }
+  const backendEnv = {
+    ...(await engineEnv(folder)),
+    SLUICE_PORT: String(backendPort),
+    SLUICE_EDGE_URL: proxy.url,
+    SLUICE_EDGE_PUBLIC_KEY: JSON.stringify(edgeKeys.publicJwk),
+    SLUICE_RECORD_PRIVATE_KEY: JSON.stringify(recordKeys.privateJwk),
+  }
+  try {
+    const edge = await startPart({ ...edgePart(edgeOptions), readyUrl: `${edgeUrl}/health` })
+    started.push(edge)
+    const readyUrl = `${backendUrl}/ready`
+    const backend = await startPart({ ...BACKEND_PART, env: backendEnv, readyUrl })
+    started.push(backend)
+    return {
+      edgeUrl,
+      edge,
+      backend,
+      proxy,
+      link,
+      model: toyModelId,
+      unacknowledged: () => countRecords(backendUrl, edgeKeys.privateJwk),
+      admin: (method, path, body) => adminCall(edgeUrl, { method, path, body }),
+      close,
+    }
+  } catch (error) {
+    await close()
     throw error
-  })
+  }
+}
+
+/** The native kernels where they can be built: the reference ones take three times as long. */
+async function engineEnv(folder: string): Promise<Record<string, string>> {
+  const built = await ensureNativeAddon({ onProgress: () => undefined })
   return {
-    edgeUrl,
-    edge,
-    backend,
-    proxy,
-    model: toyModelId,
-    admin: (method, path, body) => adminCall(edgeUrl, { method, path, body }),
-    close: async () => {
-      await Promise.all([backend.stop(), edge.stop()])
-      await proxy.close()
-    },
+    SLUICE_CHECKPOINT: await publishToy(folder),
+    SLUICE_DEVICE: 'reason' in built ? 'reference' : 'cpu',
+    SLUICE_POOL: POOL,
+    SLUICE_BACKEND_ID: 'crash-1',
+    SLUICE_SPOOL_DIR: join(folder, 'spool'),
+    SLUICE_LOG: 'error',
   }
 }
 
@@ -92,6 +113,16 @@ interface PartOptions {
   readonly script: string
   readonly env: Readonly<Record<string, string>>
   readonly readyUrl: string
+  /** Which process of the part dies: itself, or the one that it starts and starts again. */
+  readonly victim: 'itself' | 'workerd'
+}
+
+const BACKEND_PART = { script: 'gpu-backend/src/main.ts', victim: 'itself' } as const
+
+/** What starts workerd stays: it is none of what is tried, and takes seconds to come back. */
+function edgePart(options: object): Omit<PartOptions, 'readyUrl'> {
+  const env = { EDGE_OPTIONS: JSON.stringify(options) }
+  return { script: 'test/support/edge-process.ts', env, victim: 'workerd' }
 }
 
 async function startPart(options: PartOptions): Promise<Part> {
@@ -101,15 +132,40 @@ async function startPart(options: PartOptions): Promise<Part> {
     killGroup(child)
     await gone
   }
-  await ready(options, running)
+  const signal = (name: NodeJS.Signals): void => {
+    for (const pid of childrenOf(running.child.pid, options.victim)) process.kill(pid, name)
+  }
+  await ready(options, running).catch(async (error: unknown) => {
+    await kill()
+    throw error
+  })
   return {
     crash: async () => {
-      await kill()
-      running = launch(options)
+      if (options.victim === 'itself') {
+        await kill()
+        running = launch(options)
+      } else {
+        signal('SIGKILL')
+      }
       await ready(options, running)
+    },
+    freeze: async (ms) => {
+      signal('SIGSTOP')
+      await sleep(ms)
+      signal('SIGCONT')
     },
     stop: kill,
   }
+}
+
+/** The processes of this name that `parent` has started. */
+function childrenOf(parent: number | undefined, name: string): number[] {
+  const children = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8')
+  return children
+    .split(' ')
+    .filter((pid) => pid.trim() !== '')
+    .filter((pid) => readFileSync(`/proc/${pid}/comm`, 'utf8').trim() === name)
+    .map(Number)
 }
 
 interface Running {
@@ -154,6 +210,14 @@ async function ready({ script, readyUrl }: PartOptions, running: Running): Promi
     await sleep(25)
   }
   throw new Error(`${script} was not ready in time: ${running.lastWords()}`)
+}
+
+async function countRecords(backendUrl: string, key: PrivateJwk): Promise<number> {
+  const privateKey = await importPrivateKey(JSON.stringify(key))
+  const token = await signPoolToken({ pool: POOL, scope: 'records' }, privateKey, Date.now())
+  const headers = { authorization: `Bearer ${token}` }
+  const response = await fetch(`${backendUrl}/v1/records`, { headers })
+  return recordPageSchema.parse(await response.json()).records.length
 }
 
 async function adminCall<T>(
