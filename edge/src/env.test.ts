@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { generateKeyJwks } from '#protocol/keys.ts'
-import { parseEnv, SettingsError } from './env.ts'
+import { parseEnv, SettingsError, sluicePools } from './env.ts'
 import type { Env } from './env.ts'
 
 const { publicJwk, privateJwk } = await generateKeyJwks()
@@ -28,13 +28,41 @@ describe('parseEnv', () => {
   it('gives typed settings, with defaults for what may be left out', async () => {
     const settings = await parseEnv(envWith({}))
     expect(settings).toMatchObject({
-      pools: [{ id: 'pool-a', url: 'https://gpu.test/base', models: ['m'] }],
+      pools: [
+        {
+          kind: 'sluice',
+          id: 'pool-a',
+          url: 'https://gpu.test/base',
+          backendUrls: ['https://gpu.test/base'],
+          models: ['m'],
+        },
+      ],
       adminToken: 'x'.repeat(32),
       bodyBytesMax: 16_777_216,
       backendHeadersTimeoutMs: 30_000,
     })
     expect(settings.signingKey.type).toBe('private')
-    expect(settings.pools[0]?.recordPublicKey.type).toBe('public')
+    expect(sluicePools(settings.pools)[0]?.recordPublicKey.type).toBe('public')
+  })
+
+  it('takes pools of other engines, with their keys, and backends behind one address', async () => {
+    const backendUrls = ['https://gpu-1.test/', 'https://gpu-2.test']
+    const foreign = { id: 'vllm', url: 'https://vllm.test/', models: ['m'], kind: 'openai' }
+    const env = envWith({
+      POOLS: JSON.stringify([{ ...pool, kind: 'sluice', backendUrls }, foreign]),
+      POOL_API_KEYS: '{"vllm":"the engine’s key"}',
+    })
+    const { pools } = await parseEnv(env)
+    const [own, other] = pools
+    expect(own).toMatchObject({ backendUrls: ['https://gpu-1.test', 'https://gpu-2.test'] })
+    expect(other).toEqual({
+      kind: 'openai',
+      id: 'vllm',
+      url: 'https://vllm.test',
+      models: ['m'],
+      apiKey: 'the engine’s key',
+    })
+    expect(sluicePools(pools)).toEqual([own])
   })
 
   it('takes the numbers it is given', async () => {
@@ -52,6 +80,8 @@ describe('parseEnv', () => {
     ['POOLS', { POOLS: '[secret' }, 'is not valid JSON'],
     ['POOLS', poolsWith({ url: 'ftp://secret' }), '[0].url: must be an http or https URL'],
     ['POOLS', poolsWith({ id: 'secret id' }), '[0].id: must be 1 to 64 of a-z, 0-9 and -'],
+    ['POOLS', poolsWith({ kind: 'secret' }), "[0].kind: must be 'sluice' or 'openai'"],
+    ['POOL_API_KEYS', { POOL_API_KEYS: '["secret"]' }, 'must be an object of pool ids and keys'],
     ['POOLS', { POOLS: JSON.stringify([pool, pool]) }, 'is invalid: names a pool twice'],
     [
       'POOLS',

@@ -12,8 +12,13 @@ export interface Env {
   readonly TENANT: DurableObjectNamespace<Tenant>
   readonly DIRECTORY: DurableObjectNamespace<Directory>
   readonly POOL: DurableObjectNamespace<PoolObject>
+  /** Against floods alone: by address and by key; without them nobody is held back here. */
+  readonly FLOOD_BY_ADDRESS?: RateLimit
+  readonly FLOOD_BY_KEY?: RateLimit
   /** JSON: `[{id, url, models, recordPublicKey}]`, one entry a pool of backends. */
   readonly POOLS?: string
+  /** Secret. JSON: `{"pool": "key"}`, what pools of other engines ask for. */
+  readonly POOL_API_KEYS?: string
   /** Secret. The Ed25519 private key, as a JWK, that service tokens are signed with. */
   readonly EDGE_SIGNING_KEY?: string
   /** Secret. What the admin API asks for. */
@@ -24,16 +29,36 @@ export interface Env {
   readonly BACKEND_HEADERS_TIMEOUT_MS?: string
 }
 
-type Variable = Exclude<keyof Env, 'TENANT' | 'DIRECTORY' | 'POOL'>
+type Binding = 'TENANT' | 'DIRECTORY' | 'POOL' | 'FLOOD_BY_ADDRESS' | 'FLOOD_BY_KEY'
+type Variable = Exclude<keyof Env, Binding>
 
-/** A group of backends that serve the same models behind one address. */
-export interface Pool {
+interface AnyPool {
   readonly id: string
   /** Without a trailing slash; the API's paths follow it. */
   readonly url: string
   readonly models: readonly string[]
+}
+
+/** A group of our own backends that serve the same models behind one address. */
+export interface SluicePool extends AnyPool {
+  readonly kind: 'sluice'
+  /** Each backend's own address: what one has run, the next knows nothing of. */
+  readonly backendUrls: readonly string[]
   /** Checks the usage records this pool's backends sign. */
   readonly recordPublicKey: CryptoKey
+}
+
+/** Another engine that speaks chat completions: no records, no reports, no tokens of ours. */
+export interface OpenAiPool extends AnyPool {
+  readonly kind: 'openai'
+  readonly apiKey: string | null
+}
+
+export type Pool = SluicePool | OpenAiPool
+
+/** Those pools that keep records, in their order. */
+export function sluicePools(pools: readonly Pool[]): readonly SluicePool[] {
+  return pools.filter((pool) => pool.kind === 'sluice')
 }
 
 export interface Settings {
@@ -62,12 +87,26 @@ const BODY_BYTES_DEFAULT = 16 * 1024 * 1024
 /** Longer than a backend holds back the status line of an answer that waits in its queue. */
 const HEADERS_TIMEOUT_MS_DEFAULT = 30_000
 
-const poolSchema = z.object({
+const httpUrl = z.url({ protocol: /^https?$/, error: 'must be an http or https URL' })
+
+const anyPool = {
   id: z.string().regex(/^[a-z0-9-]{1,64}$/, 'must be 1 to 64 of a-z, 0-9 and -'),
-  url: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+  url: httpUrl,
   models: z.array(z.string().min(1)).min(1),
+}
+
+const sluicePoolSchema = z.object({
+  ...anyPool,
+  kind: z.literal('sluice').default('sluice'),
+  backendUrls: z.array(httpUrl).min(1).optional(),
   recordPublicKey: z.object({ kty: z.string(), crv: z.string(), x: z.string() }),
 })
+
+const poolSchema = z.discriminatedUnion(
+  'kind',
+  [sluicePoolSchema, z.object({ ...anyPool, kind: z.literal('openai') })],
+  { error: "must be 'sluice' or 'openai'" },
+)
 
 const poolsSchema = z
   .array(poolSchema)
@@ -82,9 +121,9 @@ const TOKEN_ALGORITHMS = ['RS256', 'PS256', 'ES256', 'ES384', 'EdDSA'] as const
 const issuersSchema = z.array(
   z
     .object({
-      issuer: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+      issuer: httpUrl,
       audience: z.string().min(1),
-      jwksUrl: z.url({ protocol: /^https?$/, error: 'must be an http or https URL' }),
+      jwksUrl: httpUrl,
       algorithm: z.enum(TOKEN_ALGORITHMS),
       tenant: z.string().refine(isTenantId, "must be a tenant's id").optional(),
       tenantClaim: z.string().min(1).optional(),
@@ -101,7 +140,7 @@ export async function parseEnv(env: Env): Promise<Settings> {
     throw new SettingsError('ADMIN_TOKEN', `is shorter than ${ADMIN_TOKEN_LENGTH_MIN} characters`)
   }
   return {
-    pools: await parsePools(required(env, 'POOLS')),
+    pools: await parsePools(required(env, 'POOLS'), parsePoolApiKeys(env.POOL_API_KEYS)),
     signingKey: await parseSigningKey(required(env, 'EDGE_SIGNING_KEY')),
     adminToken,
     identityIssuers: parseIssuers(env.OIDC_ISSUERS),
@@ -128,20 +167,45 @@ function wholeNumber(env: Env, variable: Variable, fallback: number): number {
   return value
 }
 
-async function parsePools(text: string): Promise<readonly Pool[]> {
+async function parsePools(
+  text: string,
+  apiKeys: Readonly<Record<string, string>>,
+): Promise<readonly Pool[]> {
   const result = poolsSchema.safeParse(parseJson('POOLS', text))
   if (!result.success) throw new SettingsError('POOLS', describeIssue(result.error))
   return Promise.all(
-    result.data.map(async ({ id, url, models, recordPublicKey }, index) => ({
-      id,
-      url: url.replace(/\/+$/, ''),
-      models,
-      recordPublicKey: await importKey(
-        () => importPublicKey(JSON.stringify(recordPublicKey)),
-        new SettingsError('POOLS', `[${index}].recordPublicKey is not an Ed25519 public JWK`),
-      ),
-    })),
+    result.data.map(async (pool, index): Promise<Pool> => {
+      const { id, models } = pool
+      const url = bare(pool.url)
+      if (pool.kind === 'openai') {
+        return { kind: 'openai', id, url, models, apiKey: apiKeys[id] ?? null }
+      }
+      const { recordPublicKey, backendUrls } = pool
+      const jwk = JSON.stringify(recordPublicKey)
+      return {
+        kind: 'sluice',
+        id,
+        url,
+        models,
+        backendUrls: backendUrls?.map(bare) ?? [url],
+        recordPublicKey: await importKey(
+          () => importPublicKey(jwk),
+          new SettingsError('POOLS', `[${index}].recordPublicKey is not an Ed25519 public JWK`),
+        ),
+      }
+    }),
   )
+}
+
+function bare(url: string): string {
+  return url.replace(/\/+$/, '')
+}
+
+function parsePoolApiKeys(text: string | undefined): Readonly<Record<string, string>> {
+  if (text === undefined || text === '') return {}
+  const result = z.record(z.string(), z.string().min(1)).safeParse(parseJson('POOL_API_KEYS', text))
+  if (result.success) return result.data
+  throw new SettingsError('POOL_API_KEYS', 'must be an object of pool ids and keys')
 }
 
 function parseIssuers(text: string | undefined): readonly IdentityIssuer[] {

@@ -2,6 +2,7 @@ import { Hono } from 'hono'
 import { verifyReportToken } from '#protocol/capacity-report.ts'
 import { ApiError } from '#protocol/errors.ts'
 import type { AppDeps, AppEnv } from '../context.ts'
+import { sluicePools } from '../env.ts'
 import { reachObject } from '../failures.ts'
 import { presentedKey } from '../middleware/authenticate.ts'
 import { REPORTER_HEADER } from '../objects/pool/pool.ts'
@@ -11,7 +12,7 @@ import { poolObject } from '../objects/stubs.ts'
 export function poolReports(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
   routes.get('/pools/:pool/reports', async (c) => {
-    const pool = c.get('settings').pools.find(({ id }) => id === c.req.param('pool'))
+    const pool = sluicePools(c.get('settings').pools).find(({ id }) => id === c.req.param('pool'))
     const token = presentedKey(c.req.raw.headers) ?? ''
     const claims =
       pool === undefined

@@ -4,7 +4,7 @@ import { requestStatusSchema } from '#protocol/request-status.ts'
 import type { RequestStatus } from '#protocol/request-status.ts'
 import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
-import type { Pool } from '../env.ts'
+import { sluicePools } from '../env.ts'
 import { reachObject, refuseMethod } from '../failures.ts'
 import { requireScope } from '../middleware/authenticate.ts'
 import { tenantObject } from '../objects/stubs.ts'
@@ -28,31 +28,42 @@ export function requests(deps: AppDeps): Hono<AppEnv> {
   return routes
 }
 
-/** Asks the pools in turn: a backend knows a request only for the tenant that sent it. */
 async function showStatus(c: AppContext, deps: AppDeps): Promise<RequestStatus> {
   const id = idParam(c)
-  for (const pool of c.get('settings').pools) {
-    const status = await statusAt(c, pool, id, deps)
+  for await (const response of askInTurn(c, `/v1/requests/${id}`, deps)) {
+    const status = await readStatus(response)
     if (status !== null) return status
   }
   throw noSuchRequest()
 }
 
-async function statusAt(
-  c: AppContext,
-  pool: Pool,
-  id: string,
-  deps: AppDeps,
-): Promise<RequestStatus | null> {
-  const call = {
-    pool,
-    path: `/v1/requests/${id}`,
+/**
+ * What each backend says, in turn: one knows a request only if it has run it, and only for the
+ * tenant that sent it. Should one not answer and no other know, that is a 503: it might have known.
+ */
+async function* askInTurn(c: AppContext, path: string, deps: AppDeps): AsyncGenerator<Response> {
+  let unreachable: unknown = null
+  const asked = {
+    path,
     requestId: c.get('trace').requestId,
     caller: c.get('caller'),
     signal: c.req.raw.signal,
     body: null,
   }
-  const response = await callBackend(call, c.get('settings'), deps)
+  const settings = c.get('settings')
+  for (const pool of sluicePools(settings.pools)) {
+    for (const url of pool.backendUrls) {
+      try {
+        yield await callBackend({ ...asked, pool, url }, settings, deps)
+      } catch (error) {
+        unreachable = error
+      }
+    }
+  }
+  if (unreachable !== null) throw unreachable
+}
+
+async function readStatus(response: Response): Promise<RequestStatus | null> {
   const bytes = await readWhole(response.body, STATUS_BYTES_MAX)
   if (response.status !== 200 || bytes === null) return null
   const parsed = requestStatusSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)))

@@ -3,7 +3,8 @@ import { ApiError } from '#protocol/errors.ts'
 import { usageRecordBatchSchema, verifyUsageRecord } from '#protocol/usage-record.ts'
 import type { UsageRecord, UsageRecordAck } from '#protocol/usage-record.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
-import type { Pool } from '../env.ts'
+import { sluicePools } from '../env.ts'
+import type { SluicePool } from '../env.ts'
 import { answerNotFound, logFailure, refuseMethod } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import type { ApplyStatus } from '../objects/tenant/tenant.ts'
@@ -50,7 +51,7 @@ async function settle(
   batch: readonly string[],
   deps: AppDeps,
 ): Promise<readonly Verdict[]> {
-  const { pools } = c.get('settings')
+  const pools = sluicePools(c.get('settings').pools)
   const records = await Promise.all(batch.map((jws) => verify(jws, pools)))
   const genuine = records.flatMap((record, index) => (record === null ? [] : [{ index, record }]))
   const verdicts = batch.map((): Verdict => 'signature_invalid')
@@ -69,7 +70,7 @@ async function settle(
 }
 
 /** The record, if it is signed by the pool that it names. */
-async function verify(jws: string, pools: readonly Pool[]): Promise<UsageRecord | null> {
+async function verify(jws: string, pools: readonly SluicePool[]): Promise<UsageRecord | null> {
   for (const pool of pools) {
     const record = await verifyUsageRecord(jws, pool.recordPublicKey)
     if (record?.pool === pool.id) return record

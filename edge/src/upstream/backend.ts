@@ -6,6 +6,8 @@ import { logFailure, overloaded } from '../failures.ts'
 
 export interface BackendCall {
   readonly pool: Pool
+  /** One backend's own address, where it has to be a certain one of the pool. */
+  readonly url?: string
   readonly path: string
   readonly requestId: string
   readonly caller: Caller
@@ -27,20 +29,15 @@ export async function callBackend(
   deps: AppDeps,
 ): Promise<Response> {
   const { pool, requestId, body } = call
-  const { tenantId, keyId } = call.caller
-  const token = await signServiceToken(
-    { pool: pool.id, requestId, tenantId, keyId },
-    settings.signingKey,
-    deps.now(),
-  )
+  const credential = await credentialFor(call, settings, deps)
   // Not AbortSignal.timeout: it would go on to cut the stream that follows the headers.
   const silence = new AbortController()
   const timer = setTimeout(() => silence.abort(), settings.backendHeadersTimeoutMs)
   try {
-    return await deps.fetch(`${pool.url}${call.path}`, {
+    return await deps.fetch(`${call.url ?? pool.url}${call.path}`, {
       method: body === null ? 'GET' : 'POST',
       headers: {
-        authorization: `Bearer ${token}`,
+        ...(credential === null ? {} : { authorization: `Bearer ${credential}` }),
         [REQUEST_ID_HEADER]: requestId,
         'accept-encoding': 'identity',
         ...(body === null ? {} : { 'content-type': 'application/json' }),
@@ -58,4 +55,15 @@ export async function callBackend(
   } finally {
     clearTimeout(timer)
   }
+}
+
+/** Ours take a token made for the request; another engine what its operator gave out, if anything. */
+function credentialFor(
+  { pool, requestId, caller: { tenantId, keyId } }: BackendCall,
+  { signingKey }: Settings,
+  deps: AppDeps,
+): Promise<string> | string | null {
+  if (pool.kind === 'openai') return pool.apiKey
+  const claims = { pool: pool.id, requestId, tenantId, keyId }
+  return signServiceToken(claims, signingKey, deps.now())
 }

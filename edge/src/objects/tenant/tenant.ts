@@ -429,10 +429,16 @@ export class Tenant extends DurableObject<Env> {
   async #ask(requestIds: readonly string[]): Promise<void> {
     if (requestIds.length === 0) return
     const settings = await parseEnv(this.env)
+    const tools = {
+      settings,
+      fetch: (url: string, init: RequestInit) => fetch(url, init),
+      now: Date.now,
+    }
     for (const requestId of requestIds) {
       const model = this.#reservation(requestId)?.scope.model
       if (model === undefined) continue
-      const answer = await askBackends(requestId, model, settings)
+      const heardOf = openTenantStore(this.#sql).holders.get(requestId) !== undefined
+      const answer = await askBackends({ requestId, model, heardOf }, tools)
       if (answer === null) continue
       this.#storage.transactionSync(() => {
         if (answer.kind === 'record') this.#applyUsageRecord(answer.record, Date.now())
