@@ -30,8 +30,7 @@ export interface RunningEdge {
 export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
   process.env['WRANGLER_SEND_METRICS'] = 'false'
   process.env['CLOUDFLARE_CF_FETCH_ENABLED'] = 'false'
-  const { workerOptions, main } = unstable_getMiniflareWorkerOptions(WRANGLER_TOML)
-  if (main === undefined) throw new Error(`${WRANGLER_TOML} names no main module`)
+  const { workerOptions } = unstable_getMiniflareWorkerOptions(WRANGLER_TOML)
   const { modulesRules: _rules, rootPath: _root, ...worker } = workerOptions
   const vars = worker.bindings as Readonly<Record<string, Json>> | undefined
   const onLog = options.onLog ?? ((line: string) => void process.stderr.write(`${line}\n`))
@@ -39,7 +38,7 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
     convertV4MiniflareOptions({
       ...worker,
       bindings: { ...vars, ...options.vars },
-      modules: [{ type: 'ESModule', path: 'index.js', contents: await bundle(main) }],
+      modules: [{ type: 'ESModule', path: 'index.js', contents: await bundleEdge() }],
       host: '127.0.0.1',
       port: options.port,
       cf: false,
@@ -54,7 +53,9 @@ export async function startEdge(options: EdgeOptions): Promise<RunningEdge> {
 }
 
 /** The Worker and everything it imports as one module, as wrangler would bundle it. */
-async function bundle(main: string): Promise<string> {
+export async function bundleEdge(): Promise<string> {
+  const { main } = unstable_getMiniflareWorkerOptions(WRANGLER_TOML)
+  if (main === undefined) throw new Error(`${WRANGLER_TOML} names no main module`)
   const result = await build({
     entryPoints: [main],
     bundle: true,

@@ -1,6 +1,7 @@
 import type { CapacityReport } from '#protocol/capacity-report.ts'
 import { FairQueue } from './fair-queue.ts'
 import type { FairQueueLimits, Waiter } from './fair-queue.ts'
+import type { ClosedTurns, TurnLease, TurnLeaseAsk } from './turn-leases.ts'
 
 /** What credits are made of; the other members of a report are the caller's. */
 export type Capacity = Pick<
@@ -22,6 +23,8 @@ export interface PoolPolicy {
    * against credits until a report shows its request, or for this long.
    */
   readonly grantTtlMs: number
+  /** How long an isolate may give out the turns it was lent. */
+  readonly leaseTtlMs: number
   /** One probe at a time, this far apart, to a backend that has gone silent. */
   readonly probeEveryMs: number
   readonly queue: FairQueueLimits
@@ -30,6 +33,7 @@ export interface PoolPolicy {
 export const DEFAULT_POOL_POLICY: PoolPolicy = {
   reportIntervalMs: 500,
   grantTtlMs: 3000,
+  leaseTtlMs: 800,
   probeEveryMs: 5000,
   queue: { bandFloors: [0, 0.1, 0.05], waitersMax: 4096, tokensMax: 64 * 1024 * 1024 },
 }
@@ -54,12 +58,23 @@ interface BackendState {
   readonly report: Capacity
   readonly receivedAtMs: number
   readonly grants: Map<string, Grant>
+  readonly lent: Map<string, Lent>
   lastProbeAtMs: number
+}
+
+/** Room that an isolate gives out by itself. */
+interface Lent {
+  readonly tokens: number
+  /** Until when something may have been started with it that no report has shown. */
+  readonly untilMs: number
 }
 
 const DECAY_FROM_MISSED = 2
 const SILENT_FROM_MISSED = 5
 const RETIRED_MAX = 64
+/** Of what is free, at most this share is lent to one isolate at a time, and that to all together. */
+const LENT_SHARE = 1 / 8
+const LENT_SHARE_ALL = 1 / 2
 
 /**
  * A pool's capacity, shared out: reports become credits, requests wait their turn for them. State
@@ -101,6 +116,7 @@ export class PoolAdmission {
       receivedAtMs: nowMs,
       // What is on its way reaches whatever process answers at that address by then.
       grants: known?.grants ?? new Map(),
+      lent: known?.lent ?? new Map(),
       lastProbeAtMs: -Infinity,
     })
     return true
@@ -131,6 +147,35 @@ export class PoolAdmission {
     return this.#queue.enqueue(waiter)
       ? { status: 'waiting' }
       : { status: 'refused', reason: 'full' }
+  }
+
+  /**
+   * Lends an isolate room for its next requests, which it then starts without asking, while nobody
+   * waits and there is plenty. What is lent counts as granted until it is closed or must have shown.
+   */
+  lend(ask: TurnLeaseAsk, nowMs: number): TurnLease | null {
+    if (nowMs < this.#quietUntilMs || this.#queue.size.waiters > 0) return null
+    const best = this.#ranked(nowMs)[0]
+    if (best === undefined) return null
+    const { backend, credits } = best
+    const lent = sumTokens(backend.lent)
+    const lendable = Math.floor((credits + lent) * LENT_SHARE_ALL) - lent
+    const tokens = Math.min(ask.tokens, Math.floor(credits * LENT_SHARE), lendable)
+    if (tokens < 1) return null
+    const { leaseTtlMs, grantTtlMs } = this.#policy
+    backend.lent.set(ask.leaseId, { tokens, untilMs: nowMs + leaseTtlMs + grantTtlMs })
+    return { leaseId: ask.leaseId, tokens, ttlMs: leaseTtlMs }
+  }
+
+  /** A lease is over: what still runs of it is granted by name, the rest is free again. */
+  close({ leaseId, running }: ClosedTurns, nowMs: number): void {
+    for (const { report, grants, lent } of this.#backends.values()) {
+      // Of a lease that has lapsed everything has shown in a report by now.
+      if (!lent.delete(leaseId)) continue
+      for (const { id, tokens } of running) {
+        grants.set(id, grantOf(report.backendId, { id, tokens }, this.#dispatchBy(nowMs)))
+      }
+    }
   }
 
   /** Everyone whose turn has come: call after a report, an end, or a tick. */
@@ -176,22 +221,19 @@ export class PoolAdmission {
   credits(backendId: string, nowMs: number): number {
     const backend = this.#backends.get(backendId)
     if (backend === undefined) return 0
-    const { report, receivedAtMs, grants } = backend
-    this.#forgetOldGrants(grants, nowMs)
+    const { report, receivedAtMs, grants, lent } = backend
+    forgetOld(backend, nowMs)
     if (report.draining) return 0
     const missed = Math.floor((nowMs - receivedAtMs) / this.#policy.reportIntervalMs)
     const fading = SILENT_FROM_MISSED - DECAY_FROM_MISSED
     const share = Math.min(1, Math.max(0, (SILENT_FROM_MISSED - missed) / fading))
-    const granted = [...grants.values()].reduce((sum, grant) => sum + grant.tokens, 0)
     const left = Math.max(0, report.freeCacheTokens - report.waitingTokens)
-    return Math.max(0, Math.floor(left * share) - granted)
+    return Math.max(0, Math.floor(left * share) - sumTokens(grants) - sumTokens(lent))
   }
 
   #grant(waiter: Waiter, nowMs: number): Grant | null {
     if (nowMs < this.#quietUntilMs) return null
-    const ranked = [...this.#backends.entries()]
-      .map(([id, backend]) => ({ id, backend, credits: this.credits(id, nowMs) }))
-      .toSorted((a, b) => b.credits - a.credits || (a.id < b.id ? -1 : 1))
+    const ranked = this.#ranked(nowMs)
     const best = ranked[0]
     if (best !== undefined && best.credits >= waiter.tokens) {
       return this.#put(best.backend, waiter, false, nowMs)
@@ -200,6 +242,13 @@ export class PoolAdmission {
     if (silent === undefined) return null
     silent.backend.lastProbeAtMs = nowMs
     return this.#put(silent.backend, waiter, true, nowMs)
+  }
+
+  /** Backends by what may still be granted of them, most first. */
+  #ranked(nowMs: number): { id: string; backend: BackendState; credits: number }[] {
+    return [...this.#backends.entries()]
+      .map(([id, backend]) => ({ id, backend, credits: this.credits(id, nowMs) }))
+      .toSorted((a, b) => b.credits - a.credits || (a.id < b.id ? -1 : 1))
   }
 
   #grantOf(requestId: string, nowMs: number): Grant | null {
@@ -211,13 +260,7 @@ export class PoolAdmission {
   }
 
   #put({ report, grants }: BackendState, waiter: Waiter, probe: boolean, nowMs: number): Grant {
-    const grant: Grant = {
-      requestId: waiter.id,
-      backendId: report.backendId,
-      tokens: waiter.tokens,
-      probe,
-      dispatchByMs: nowMs + this.#policy.grantTtlMs,
-    }
+    const grant = { ...grantOf(report.backendId, waiter, this.#dispatchBy(nowMs)), probe }
     grants.set(grant.requestId, grant)
     return grant
   }
@@ -231,14 +274,33 @@ export class PoolAdmission {
     )
   }
 
-  #forgetOldGrants(grants: Map<string, Grant>, nowMs: number): void {
-    for (const { requestId, dispatchByMs } of grants.values()) {
-      if (nowMs >= dispatchByMs) grants.delete(requestId)
-    }
+  #dispatchBy(nowMs: number): number {
+    return nowMs + this.#policy.grantTtlMs
   }
 
   #largestBackend(): number {
     const sizes = [...this.#backends.values()].map(({ report }) => report.cacheTokensMax)
     return Math.max(0, ...sizes)
   }
+}
+
+function grantOf(
+  backendId: string,
+  { id, tokens }: Pick<Waiter, 'id' | 'tokens'>,
+  dispatchByMs: number,
+): Grant {
+  return { requestId: id, backendId, tokens, probe: false, dispatchByMs }
+}
+
+function forgetOld({ grants, lent }: BackendState, nowMs: number): void {
+  for (const { requestId, dispatchByMs } of grants.values()) {
+    if (nowMs >= dispatchByMs) grants.delete(requestId)
+  }
+  for (const [leaseId, { untilMs }] of lent) if (nowMs >= untilMs) lent.delete(leaseId)
+}
+
+function sumTokens(held: ReadonlyMap<string, { readonly tokens: number }>): number {
+  let sum = 0
+  for (const { tokens } of held.values()) sum += tokens
+  return sum
 }

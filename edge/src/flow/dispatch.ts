@@ -4,18 +4,16 @@ import {
   GRANTED_OUTPUT_TOKENS_HEADER,
   PRIORITY_HEADER,
 } from '#protocol/headers.ts'
-import { readWhole } from '../bytes.ts'
-import type { AppContext, AppDeps } from '../context.ts'
+import type { AppContext } from '../context.ts'
 import type { Pool } from '../env.ts'
-import { logFailure } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { callBackend } from '../upstream/backend.ts'
-import { translateRefusal } from '../upstream/backend-error.ts'
+import { refusalOf } from '../upstream/backend-error.ts'
 import { release } from './admit.ts'
 import type { Admitted } from './admit.ts'
 import { refusalError, turnError } from './refusals.ts'
-import { endTurn, takeTurn } from './turn.ts'
-import type { PoolBook } from './turn.ts'
+import { giveTurnBack, takeTurn, takeTurnHere } from './turn.ts'
+import type { TurnTools } from './turn.ts'
 
 export interface Job {
   readonly pool: Pool
@@ -44,17 +42,11 @@ const WHOLE_ANSWER_MS = 590_000
 /** After waiting this long a key is looked at again before anything is made for it. */
 const RECHECK_AFTER_MS = 400
 const BUSY_PAUSE_MS = 400
-const REFUSAL_BYTES_MAX = 64 * 1024
 
 /** Either the backend's 200, or why there is none; nothing is thrown. */
 export type Dispatched =
   | { readonly kind: 'answer'; readonly upstream: Response }
   | { readonly kind: 'failed'; readonly error: ApiError }
-
-export interface DispatchDeps {
-  readonly pools: PoolBook
-  readonly deps: AppDeps
-}
 
 /**
  * Waits for the request's turn and hands it to the backend. A backend that is busier than its
@@ -62,7 +54,7 @@ export interface DispatchDeps {
  * no backend took the request for certain; when that is in doubt, the reservation stays and the
  * tenant's object asks the backend.
  */
-export async function dispatch(c: AppContext, job: Job, tools: DispatchDeps): Promise<Dispatched> {
+export async function dispatch(c: AppContext, job: Job, tools: TurnTools): Promise<Dispatched> {
   const { deps } = tools
   const untilMs = deps.now() + (job.streamed ? QUEUE_STREAM_MS : QUEUE_WHOLE_MS)
   const startedAtMs = deps.now()
@@ -86,7 +78,7 @@ interface Span {
 async function attempt(
   c: AppContext,
   job: Job,
-  tools: DispatchDeps,
+  tools: TurnTools,
   { startedAtMs, untilMs }: Span,
 ): Promise<Response | 'busy'> {
   const { deps } = tools
@@ -108,12 +100,12 @@ async function attempt(
     c.get('settings'),
     deps,
   ).catch(async (error: unknown) => {
-    await endTurn(c, job.pool, trace.requestId)
+    await giveTurnBack(c, job.pool, trace.requestId, tools)
     throw error
   })
   trace.addPhase('backend', deps.now() - calledAtMs)
   if (upstream.status === 200) return upstream
-  await endTurn(c, job.pool, trace.requestId)
+  await giveTurnBack(c, job.pool, trace.requestId, tools)
   const error = await refusalOf(upstream, trace.requestId, deps)
   // Where nothing is reported nothing is shared out: whoever is full there says so to the client.
   const busy = managed && error.code === 'server_is_overloaded'
@@ -126,28 +118,23 @@ async function attempt(
 async function waitForTurn(
   c: AppContext,
   job: Job,
-  tools: DispatchDeps,
+  tools: TurnTools,
   untilMs: number,
 ): Promise<boolean> {
   const { deps } = tools
   const { estimate, weight } = job.admitted
   const id = c.get('trace').requestId
-  const turn = takeTurn(
-    c,
-    job.pool,
-    {
-      id,
-      tenantId: c.get('caller').tenantId,
-      weight,
-      band: BANDS[job.band].index,
-      tokens: estimate.inputTokens + estimate.outputTokens,
-      waitMs: Math.max(0, untilMs - deps.now()),
-    },
-    tools,
-  )
-  const answer = await Promise.race([turn, aborted(job.signal)])
+  const { tenantId } = c.get('caller')
+  const turn = { id, tenantId, tokens: estimate.inputTokens + estimate.outputTokens }
+  const waiter = { ...turn, weight, band: BANDS[job.band].index }
+  const answer =
+    takeTurnHere(job.pool, turn, tools) ??
+    (await Promise.race([
+      takeTurn(c, job.pool, { ...waiter, waitMs: Math.max(0, untilMs - deps.now()) }, tools),
+      aborted(job.signal),
+    ]))
   if (answer !== 'aborted' && answer.status === 'granted') return answer.managed
-  await endTurn(c, job.pool, id)
+  await giveTurnBack(c, job.pool, id, tools)
   const reason = answer === 'aborted' ? 'timeout' : answer.reason
   await release(c, job.admitted, answer === 'aborted' ? 'client_gone' : reason, deps)
   throw turnError(reason, deps.random)
@@ -161,13 +148,14 @@ function aborted(signal: AbortSignal): Promise<'aborted'> {
 }
 
 /** A key that was revoked while its request waited starts nothing any more. */
-async function recheckKey(c: AppContext, job: Job, { deps }: DispatchDeps): Promise<void> {
+async function recheckKey(c: AppContext, job: Job, tools: TurnTools): Promise<void> {
+  const { deps } = tools
   const { tenantId, keyId } = c.get('caller')
   const status = await tenantObject(c.env, tenantId)
     .keyStatus(keyId, deps.now())
     .catch(() => 'unreachable' as const)
   if (status === 'valid' || (status === 'unreachable' && job.admitted.by === 'allowance')) return
-  await endTurn(c, job.pool, c.get('trace').requestId)
+  await giveTurnBack(c, job.pool, c.get('trace').requestId, tools)
   await release(c, job.admitted, 'key', deps)
   const refused = { status: 'refused', limits: [], binding: null, retryAfterMs: null } as const
   throw status === 'unreachable'
@@ -181,16 +169,4 @@ function headersOf(job: Job, waitedMs: number): Record<string, string> {
     [PRIORITY_HEADER]: String(BANDS[job.band].priority),
     ...(job.streamed ? {} : { [DEADLINE_HEADER]: String(WHOLE_ANSWER_MS - waitedMs) }),
   }
-}
-
-async function refusalOf(upstream: Response, requestId: string, deps: AppDeps): Promise<ApiError> {
-  const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
-  const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
-  const { status, headers } = upstream
-  const error = translateRefusal({ status, headers, text }, deps.random)
-  if (error.code === 'internal_server_error') {
-    const event = status === 401 ? 'backend_refused_token' : 'backend_answer_invalid'
-    logFailure(deps, event, null, { request_id: requestId, status })
-  }
-  return error
 }

@@ -9,12 +9,12 @@ import { admit, maxCostOf, sizeOf } from '../flow/admit.ts'
 import { dispatch } from '../flow/dispatch.ts'
 import type { Dispatched, Job } from '../flow/dispatch.ts'
 import { LeaseBook } from '../flow/lease-book.ts'
-import { endTurn, PoolBook } from '../flow/turn.ts'
+import { endTurn, giveTurnBack, PoolBook } from '../flow/turn.ts'
 import { mayUseModel } from '../keys/access.ts'
 import { requireScope } from '../middleware/authenticate.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
-import { pumpBody } from '../upstream/pump.ts'
+import { BROKEN_STREAM, pumpBody, STREAM_HEADERS } from '../upstream/pump.ts'
 import type { BodyEnd } from '../upstream/pump.ts'
 
 const PATHS = [
@@ -23,12 +23,6 @@ const PATHS = [
   '/beta/chat/completions',
   '/beta/v1/chat/completions',
 ]
-
-const STREAM_HEADERS = {
-  'content-type': 'text/event-stream; charset=utf-8',
-  'cache-control': 'no-cache',
-  'x-accel-buffering': 'no',
-}
 
 /**
  * While a whole answer waits for its turn, the backend sends blank lines. Compression would hold
@@ -40,17 +34,6 @@ const JSON_HEADERS = {
   'content-encoding': 'identity',
   'cache-control': 'no-transform',
 }
-
-/**
- * Written where a backend's stream broke off. The blank line first ends whatever event was cut in
- * the middle (between events it means nothing), so that this one stands by itself.
- */
-const BROKEN_STREAM = `\n\n${errorEvent(
-  new ApiError(
-    'server_is_overloaded',
-    'The backend stopped before finishing this answer. Try again.',
-  ),
-)}`
 
 /** A stream that waits gets its status line after this, and from then on a comment so often. */
 const HOLD_MS = 5_000
@@ -205,7 +188,7 @@ async function passOn(
   const trace = c.get('trace')
   if (!isAnswer(upstream, job)) {
     await upstream.body?.cancel()
-    await endTurn(c, job.pool, trace.requestId)
+    await giveTurnBack(c, job.pool, trace.requestId, isolate)
     logFailure(isolate.deps, 'backend_answer_invalid', null, {
       request_id: trace.requestId,
       status: 200,
@@ -256,15 +239,11 @@ async function pump(
   }
 }
 
-async function concludeBody(
-  c: AppContext,
-  job: Job,
-  { deps, pools }: Isolate,
-  bodyEnd: BodyEnd,
-): Promise<void> {
+function concludeBody(c: AppContext, job: Job, isolate: Isolate, bodyEnd: BodyEnd): void {
+  const { deps } = isolate
   const trace = c.get('trace')
   const end = { method: c.req.method, route: routePath(c), status: 200 }
   const nowMs = deps.now()
   deps.log(trace.toLine({ ...end, nowMs, bodyEnd }))
-  if (!pools.isUnmanaged(job.pool.id, nowMs)) await endTurn(c, job.pool, trace.requestId)
+  endTurn(c, job.pool, trace.requestId, isolate)
 }

@@ -3,6 +3,7 @@ import { parseCapacityReport } from '#protocol/capacity-report.ts'
 import type { CapacityReport, ReporterClaims, ReportReply } from '#protocol/capacity-report.ts'
 import type { Waiter } from '../../admission/fair-queue.ts'
 import { DEFAULT_POOL_POLICY, PoolAdmission } from '../../admission/pool-admission.ts'
+import type { TurnLease, TurnLeaseAsk, TurnNews } from '../../admission/turn-leases.ts'
 import type { Env } from '../../env.ts'
 import { tenantObject } from '../stubs.ts'
 import { RunningRequests } from './running-requests.ts'
@@ -18,6 +19,8 @@ export type Turn =
       readonly status: 'granted'
       /** False: no backend of this pool has ever reported, so nothing is known to share out. */
       readonly managed: boolean
+      /** Room for the isolate's next requests, where it asked for some. */
+      readonly lease: TurnLease | null
     }
   | { readonly status: 'refused'; readonly reason: TurnRefusal }
 
@@ -40,7 +43,7 @@ const PROBE_TTL_MS = 10_000
 const GRANTED_AT_STEP_MS = 1_000
 const MANAGED = 'managed'
 const GRANTED_AT = 'granted_at_ms'
-const GRANTED: Turn = { status: 'granted', managed: true }
+const GRANTED = { status: 'granted', managed: true, lease: null } as const satisfies Turn
 
 /**
  * One pool's live capacity and the queue for it. Waiters are open calls and reports come several
@@ -62,7 +65,8 @@ export class Pool extends DurableObject<Env> {
     void ctx.blockConcurrencyWhile(async () => {
       this.#managed = (await ctx.storage.get<boolean>(MANAGED)) ?? false
       const grantedAtMs = (await ctx.storage.get<number>(GRANTED_AT)) ?? 0
-      const quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + DEFAULT_POOL_POLICY.grantTtlMs
+      const { leaseTtlMs, grantTtlMs } = DEFAULT_POOL_POLICY
+      const quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs
       this.#admission = new PoolAdmission(DEFAULT_POOL_POLICY, quietUntilMs)
     })
   }
@@ -104,16 +108,18 @@ export class Pool extends DurableObject<Env> {
   }
 
   /** Resolves when it is the request's turn, or when it will not be. */
-  async acquire(request: TurnRequest): Promise<Turn> {
-    if (!this.#managed) return { status: 'granted', managed: false }
+  async acquire(request: TurnRequest, ask: TurnLeaseAsk | null): Promise<Turn> {
+    if (!this.#managed) return { status: 'granted', managed: false, lease: null }
     const nowMs = Date.now()
     const { waitMs, ...waiter } = request
     this.#running.add(waiter.id, waiter.tenantId, nowMs)
     if (this.#reports.size === 0 && this.#mayProbe(waiter.id, nowMs)) return GRANTED
     const wait = this.#reports.size === 0 ? Math.min(waitMs, NO_BACKEND_WAIT_MS) : waitMs
     const answer = this.#admission.request({ ...waiter, deadlineMs: nowMs + wait }, nowMs)
-    if (answer.status === 'granted') this.#noteGrant(nowMs)
-    if (answer.status === 'granted') return GRANTED
+    if (answer.status === 'granted') {
+      this.#noteGrant(nowMs)
+      return { ...GRANTED, lease: this.#lend(ask, nowMs) }
+    }
     if (answer.status === 'refused') return this.#refuse(waiter.id, answer.reason)
     return new Promise((resolve) => {
       this.#waiting.set(waiter.id, resolve)
@@ -123,18 +129,41 @@ export class Pool extends DurableObject<Env> {
 
   /** Whoever waited has gone, was not dispatched after all, or has ended. */
   finish(requestId: string): void {
-    this.#admission.cancel(requestId)
-    this.#admission.finish(requestId)
-    this.#answer(requestId, this.#refuse(requestId, 'timeout'))
-    this.#probes.delete(requestId)
-    this.#running.delete(requestId)
+    this.#end(requestId)
     this.#dispatch(Date.now())
+  }
+
+  /** What an isolate did with the turns it was lent, and its next lease where it asks for one. */
+  tell({ closed, ended }: TurnNews, ask: TurnLeaseAsk | null): TurnLease | null {
+    const nowMs = Date.now()
+    for (const lease of closed) {
+      this.#admission.close(lease, nowMs)
+      for (const { id, tenantId } of lease.running) this.#running.add(id, tenantId, nowMs)
+    }
+    for (const requestId of ended) this.#end(requestId)
+    this.#dispatch(nowMs)
+    return this.#lend(ask, nowMs)
   }
 
   view(): PoolView {
     const { waiters, tokens } = this.#admission.waiting
     const backends = [...this.#reports.values()].map((report) => ({ ...report, progress: [] }))
     return { managed: this.#managed, backends, waiters, waitingTokens: tokens }
+  }
+
+  #lend(ask: TurnLeaseAsk | null, nowMs: number): TurnLease | null {
+    if (ask === null || this.#reports.size === 0) return null
+    const lease = this.#admission.lend(ask, nowMs)
+    if (lease !== null) this.#noteGrant(nowMs)
+    return lease
+  }
+
+  #end(requestId: string): void {
+    this.#admission.cancel(requestId)
+    this.#admission.finish(requestId)
+    this.#answer(requestId, this.#refuse(requestId, 'timeout'))
+    this.#probes.delete(requestId)
+    this.#running.delete(requestId)
   }
 
   #disconnected(socket: WebSocket): void {
