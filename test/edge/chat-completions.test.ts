@@ -133,6 +133,35 @@ describe('happy', () => {
     })
   })
 
+  it('tells the backend for how long a stream may be taken up again', async () => {
+    const { edge, key } = await makeCaller(streamingBackend)
+    const send = (seconds: string, stream: boolean): Promise<Response> =>
+      edge.request(PATH, {
+        method: 'POST',
+        body: chat({ stream }),
+        headers: { ...bearer(key), 'x-sluice-resumable': seconds },
+      })
+    const sent = (): string | null =>
+      new Headers(edge.calls.at(-1)?.init.headers).get('x-sluice-resumable')
+    await (await send('300', true)).text()
+    expect(sent()).toBe('300')
+    // A whole answer is there or is not: the backend has nothing to keep.
+    await send('300', false)
+    expect(sent()).toBeNull()
+    for (const wrong of ['0', '301', 'soon']) {
+      const response = await send(wrong, true)
+      expect([response.status, await response.json()]).toEqual([
+        400,
+        errorBody({
+          message: "'x-sluice-resumable' must be a whole number of seconds from 1 to 300.",
+          type: 'invalid_request_error',
+          code: 'invalid_request_error',
+          param: 'x-sluice-resumable',
+        }),
+      ])
+    }
+  })
+
   it('logs one line a request, at the end of its stream', async () => {
     const { post, edge, tenantId, keyId } = await makeCaller(streamingBackend)
     const response = await post(chat({ stream: true }))
@@ -219,6 +248,23 @@ describe('a backend that fails', () => {
     expect(response.status).toBe(503)
     expect(await response.json()).toEqual(overloaded)
     expect(told).toBe(true)
+  })
+
+  it('gives back at once what was reserved, if no backend ever saw the request', async () => {
+    const { post, edge, key } = await makeCaller(async () => {
+      throw new Error('Network connection lost.')
+    })
+    const outcomeOf = async (): Promise<unknown> => {
+      const id = (await post(chat({ stream: true }))).headers.get('x-request-id') ?? ''
+      await edge.settled()
+      expect(edge.fatesAsked.at(-1)).toBe(id)
+      const why = await edge.request(`/v1/requests/${id}/admission`, { headers: bearer(key) })
+      const { outcome, reason } = await why.json<{ outcome: string; reason: string }>()
+      return [outcome, reason]
+    }
+    expect(await outcomeOf()).toEqual(['released', 'backend_unreachable'])
+    edge.fate = 'under_way'
+    expect(await outcomeOf()).toEqual(['admitted', null])
   })
 
   it('does not let the wait for headers cut the stream that follows them', async () => {

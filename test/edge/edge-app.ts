@@ -34,8 +34,11 @@ export interface TestEdge {
   readonly admin: (path: string, init?: RequestInit) => Promise<Response>
   readonly createTenant: () => Promise<string>
   readonly createKey: (tenantId: string) => Promise<{ key: string; keyId: string }>
-  /** What the backend was asked, in order. */
+  /** What the backend was asked, in order, but for the fates of requests. */
   readonly calls: BackendRequest[]
+  /** What it says of a request whose record is missed. */
+  fate: 'unknown' | 'under_way'
+  readonly fatesAsked: string[]
   readonly logs: string[]
   readonly clock: { nowMs: number }
   /** What the Worker is bound to; settings are parsed again when it is changed. */
@@ -67,6 +70,11 @@ export async function makeEdge(options: TestEdgeOptions = {}): Promise<TestEdge>
   const contexts: ExecutionContext[] = []
   const app = createApp({
     fetch: async (url, init) => {
+      const missed = /\/v1\/records\/(.+)$/.exec(url)?.[1]
+      if (missed !== undefined) {
+        edge.fatesAsked.push(missed)
+        return Response.json({ status: edge.fate })
+      }
       calls.push({ url, init })
       return edge.backend({ url, init })
     },
@@ -101,6 +109,8 @@ export async function makeEdge(options: TestEdgeOptions = {}): Promise<TestEdge>
     },
     backend: async () => new Response('no backend in this test', { status: 500 }),
     calls,
+    fate: 'unknown',
+    fatesAsked: [],
     logs,
     clock,
     bindings,

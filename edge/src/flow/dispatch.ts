@@ -3,6 +3,7 @@ import {
   DEADLINE_HEADER,
   GRANTED_OUTPUT_TOKENS_HEADER,
   PRIORITY_HEADER,
+  RESUMABLE_HEADER,
 } from '#protocol/headers.ts'
 import type { AppContext } from '../context.ts'
 import type { Pool } from '../env.ts'
@@ -11,6 +12,7 @@ import { callBackend } from '../upstream/backend.ts'
 import { refusalOf } from '../upstream/backend-error.ts'
 import { release } from './admit.ts'
 import type { Admitted } from './admit.ts'
+import { resolveDoubt } from './in-doubt.ts'
 import { refusalError, turnError } from './refusals.ts'
 import { giveTurnBack, takeTurn, takeTurnHere } from './turn.ts'
 import type { TurnTools } from './turn.ts'
@@ -23,6 +25,8 @@ export interface Job {
   /** Index of the pool's band and with it the engine's priority. */
   readonly band: Band
   readonly admitted: Admitted
+  /** How long the answer goes on without its client, to be taken up again; null: not at all. */
+  readonly resumableSeconds: number | null
   /** Aborts when the client has gone. */
   readonly signal: AbortSignal
 }
@@ -101,6 +105,7 @@ async function attempt(
     deps,
   ).catch(async (error: unknown) => {
     await giveTurnBack(c, job.pool, trace.requestId, tools)
+    c.executionCtx.waitUntil(resolveDoubt(c, job.pool, job.admitted, deps))
     throw error
   })
   trace.addPhase('backend', deps.now() - calledAtMs)
@@ -167,6 +172,7 @@ function headersOf(job: Job, waitedMs: number): Record<string, string> {
   return {
     [GRANTED_OUTPUT_TOKENS_HEADER]: String(job.admitted.grantedOutputTokens),
     [PRIORITY_HEADER]: String(BANDS[job.band].priority),
+    ...(job.resumableSeconds === null ? {} : { [RESUMABLE_HEADER]: String(job.resumableSeconds) }),
     ...(job.streamed ? {} : { [DEADLINE_HEADER]: String(WHOLE_ANSWER_MS - waitedMs) }),
   }
 }

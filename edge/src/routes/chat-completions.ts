@@ -2,17 +2,18 @@ import { Hono } from 'hono'
 import { routePath } from 'hono/route'
 import { parseChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError, errorEvent } from '#protocol/errors.ts'
+import { RESUMABLE_HEADER, RESUMABLE_SECONDS_MAX } from '#protocol/headers.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { logFailure, refuseMethod } from '../failures.ts'
 import { admit, maxCostOf, sizeOf } from '../flow/admit.ts'
 import { dispatch } from '../flow/dispatch.ts'
 import type { Dispatched, Job } from '../flow/dispatch.ts'
+import { keepPlace } from '../flow/heartbeat.ts'
 import { LeaseBook } from '../flow/lease-book.ts'
 import { endTurn, giveTurnBack, PoolBook } from '../flow/turn.ts'
 import { mayUseModel } from '../keys/access.ts'
 import { requireScope } from '../middleware/authenticate.ts'
-import { tenantObject } from '../objects/stubs.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
 import { BROKEN_STREAM, pumpBody, STREAM_HEADERS } from '../upstream/pump.ts'
 import type { BodyEnd } from '../upstream/pump.ts'
@@ -39,8 +40,6 @@ const JSON_HEADERS = {
 const HOLD_MS = 5_000
 const KEEP_ALIVE_MS = 2_000
 const KEEP_ALIVE = new TextEncoder().encode(': keep-alive\n\n')
-/** A place of concurrency is kept by hearing of its request; reports may be missing. */
-const HEARTBEAT_MS = 10_000
 
 /** What this isolate keeps between requests. */
 interface Isolate {
@@ -69,6 +68,7 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
   const pool = choosePool(settings.pools, request.model, deps.random)
   trace.model = request.model
   requireModel(c, request.model)
+  const resumableSeconds = request.stream === true ? resumableSecondsOf(c) : null
 
   const admittedFromMs = deps.now()
   const asked = { ...sizeOf(request, body.byteLength), model: request.model }
@@ -83,6 +83,7 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
     model: request.model,
     band: wantsFlex(json) ? 'flex' : 'normal',
     admitted,
+    resumableSeconds,
     signal: AbortSignal.any([c.req.raw.signal, gone.signal]),
   }
   const dispatched = dispatch(c, job, isolate)
@@ -90,6 +91,17 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
   if (first === null) return answerWaiting(c, { job, isolate, dispatched, gone })
   if (first.kind === 'failed') throw first.error
   return passOn(c, first.upstream, job, isolate)
+}
+
+/** For how long the stream is to go on without its client; null: not at all. */
+function resumableSecondsOf(c: AppContext): number | null {
+  const text = c.req.header(RESUMABLE_HEADER)
+  if (text === undefined) return null
+  const seconds = /^\d{1,3}$/.test(text) ? Number(text) : 0
+  if (seconds >= 1 && seconds <= RESUMABLE_SECONDS_MAX) return seconds
+  const range = `from 1 to ${RESUMABLE_SECONDS_MAX}`
+  const message = `'${RESUMABLE_HEADER}' must be a whole number of seconds ${range}.`
+  throw new ApiError('invalid_request_error', message, { param: RESUMABLE_HEADER })
 }
 
 export function requireModel(c: AppContext, model: string): void {
@@ -216,27 +228,14 @@ interface Pumping {
   readonly isolate: Isolate
 }
 
-async function pump(
-  c: AppContext,
-  { upstream, writable, job, isolate }: Pumping,
-): Promise<BodyEnd> {
-  const { tenantId } = c.get('caller')
-  const { requestId } = c.get('trace')
-  const beat = setInterval(() => {
-    const beating = tenantObject(c.env, tenantId).heartbeat([requestId], isolate.deps.now())
-    // A missed beat costs nothing; enough of them free a place early.
-    void beating.catch(() => undefined)
-  }, HEARTBEAT_MS)
-  try {
-    return await pumpBody({
-      body: upstream.body ?? new ReadableStream(),
-      writable,
-      farewell: job.streamed ? BROKEN_STREAM : null,
-      signal: c.req.raw.signal,
-    })
-  } finally {
-    clearInterval(beat)
-  }
+function pump(c: AppContext, { upstream, writable, job, isolate }: Pumping): Promise<BodyEnd> {
+  const body = pumpBody({
+    body: upstream.body ?? new ReadableStream(),
+    writable,
+    farewell: job.streamed ? BROKEN_STREAM : null,
+    signal: c.req.raw.signal,
+  })
+  return keepPlace(c, c.get('trace').requestId, isolate.deps, body)
 }
 
 function concludeBody(c: AppContext, job: Job, isolate: Isolate, bodyEnd: BodyEnd): void {
@@ -245,5 +244,7 @@ function concludeBody(c: AppContext, job: Job, isolate: Isolate, bodyEnd: BodyEn
   const end = { method: c.req.method, route: routePath(c), status: 200 }
   const nowMs = deps.now()
   deps.log(trace.toLine({ ...end, nowMs, bodyEnd }))
+  // A stream that can be taken up again goes on at the backend without its client.
+  if (job.resumableSeconds !== null && bodyEnd === 'abandoned') return
   endTurn(c, job.pool, trace.requestId, isolate)
 }

@@ -1,20 +1,25 @@
 import { Hono } from 'hono'
+import { routePath } from 'hono/route'
 import { ApiError } from '#protocol/errors.ts'
+import { LAST_EVENT_ID_HEADER } from '#protocol/headers.ts'
 import { requestStatusSchema } from '#protocol/request-status.ts'
 import type { RequestStatus } from '#protocol/request-status.ts'
 import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import { sluicePools } from '../env.ts'
 import { reachObject, refuseMethod } from '../failures.ts'
+import { keepPlace } from '../flow/heartbeat.ts'
 import { requireScope } from '../middleware/authenticate.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { callBackend } from '../upstream/backend.ts'
+import { refusalOf } from '../upstream/backend-error.ts'
+import { BROKEN_STREAM, pumpBody, STREAM_HEADERS } from '../upstream/pump.ts'
 import { viewLimitState } from './limits.ts'
 
 const REQUEST_ID = /^req_[a-z2-7]{24}$/
 const STATUS_BYTES_MAX = 64 * 1024
 
-/** One request of the key's own tenant: how it is doing, and why it was let in or not. */
+/** One request of the key's own tenant: how it is doing, why it was let in, its stream again. */
 export function requests(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
   for (const base of ['/requests/:id', '/v1/requests/:id']) {
@@ -24,6 +29,8 @@ export function requests(deps: AppDeps): Hono<AppEnv> {
       c.json(await showAdmission(c, deps)),
     )
     routes.all(`${base}/admission`, refuseMethod('GET, HEAD'))
+    routes.get(`${base}/events`, requireScope('chat'), (c) => resumeEvents(c, deps))
+    routes.all(`${base}/events`, refuseMethod('GET'))
   }
   return routes
 }
@@ -68,6 +75,43 @@ async function readStatus(response: Response): Promise<RequestStatus | null> {
   if (response.status !== 200 || bytes === null) return null
   const parsed = requestStatusSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)))
   return parsed.success ? parsed.data : null
+}
+
+/** Goes on with a resumable stream behind the last event its client has seen. */
+async function resumeEvents(c: AppContext, deps: AppDeps): Promise<Response> {
+  // Its answer would be a stream that nobody reads.
+  if (c.req.method === 'HEAD') return refuseMethod('GET')()
+  const id = idParam(c)
+  const after = c.req.query('after') ?? c.req.header(LAST_EVENT_ID_HEADER) ?? '0'
+  const path = `/v1/requests/${id}/events?after=${encodeURIComponent(after)}`
+  for await (const response of askInTurn(c, path, deps)) {
+    if (response.status === 404) await response.body?.cancel()
+    else return await passEvents(c, id, response, deps)
+  }
+  throw noSuchRequest()
+}
+
+async function passEvents(
+  c: AppContext,
+  id: string,
+  upstream: Response,
+  deps: AppDeps,
+): Promise<Response> {
+  const trace = c.get('trace')
+  if (upstream.status !== 200 || upstream.body === null) {
+    throw await refusalOf(upstream, trace.requestId, deps)
+  }
+  const { readable, writable } = new IdentityTransformStream()
+  trace.streaming = true
+  const { signal } = c.req.raw
+  const body = pumpBody({ body: upstream.body, writable, farewell: BROKEN_STREAM, signal })
+  c.executionCtx.waitUntil(
+    keepPlace(c, id, deps, body).then((bodyEnd) => {
+      const end = { method: c.req.method, route: routePath(c), status: 200, bodyEnd }
+      deps.log(trace.toLine({ ...end, nowMs: deps.now() }))
+    }),
+  )
+  return new Response(readable, { headers: STREAM_HEADERS })
 }
 
 async function showAdmission(c: AppContext, deps: AppDeps) {

@@ -1,7 +1,11 @@
 import { ApiError, ERROR_KINDS } from '#protocol/errors.ts'
 import type { ErrorCode } from '#protocol/errors.ts'
 import { z } from 'zod'
-import { overloaded } from '../failures.ts'
+import { readWhole } from '../bytes.ts'
+import type { AppDeps } from '../context.ts'
+import { logFailure, overloaded } from '../failures.ts'
+
+const REFUSAL_BYTES_MAX = 64 * 1024
 
 /** Refusals that are a backend's to make, about the request itself; their words reach the client. */
 const BACKEND_CODES = [
@@ -27,6 +31,23 @@ export interface BackendRefusal {
   readonly headers: Headers
   /** The body as far as it was read; it may be anything. */
   readonly text: string
+}
+
+/** What the client is told of an answer that is none; what is our own trouble is logged. */
+export async function refusalOf(
+  upstream: Response,
+  requestId: string,
+  deps: AppDeps,
+): Promise<ApiError> {
+  const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
+  const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
+  const { status, headers } = upstream
+  const error = translateRefusal({ status, headers, text }, deps.random)
+  if (error.code === 'internal_server_error') {
+    const event = status === 401 ? 'backend_refused_token' : 'backend_answer_invalid'
+    logFailure(deps, event, null, { request_id: requestId, status })
+  }
+  return error
 }
 
 /**

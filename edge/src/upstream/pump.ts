@@ -1,3 +1,5 @@
+import { ApiError, errorEvent } from '#protocol/errors.ts'
+
 /**
  * How a body ended: passed on whole; cut off on the backend's side; or given up, because the client
  * has gone.
@@ -13,6 +15,23 @@ export interface PumpOptions {
   /** The client's. */
   readonly signal: AbortSignal
 }
+
+export const STREAM_HEADERS = {
+  'content-type': 'text/event-stream; charset=utf-8',
+  'cache-control': 'no-cache',
+  'x-accel-buffering': 'no',
+}
+
+/**
+ * Written where a backend's stream broke off. The blank line first ends whatever event was cut in
+ * the middle (between events it means nothing), so that this one stands by itself.
+ */
+export const BROKEN_STREAM = `\n\n${errorEvent(
+  new ApiError(
+    'server_is_overloaded',
+    'The backend stopped before finishing this answer. Try again.',
+  ),
+)}`
 
 /**
  * Passes a body on until it ends. `pipeTo` between two of the runtime's own streams moves bytes
