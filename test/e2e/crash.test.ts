@@ -9,7 +9,7 @@ import { makeScratch } from '../support/scratch.ts'
 import type { Scratch } from '../support/scratch.ts'
 
 // Bounded here; `SLUICE_CRASH_KILLS=300 SLUICE_CRASH_REQUESTS=20000 npm test -- --project e2e
-// test/e2e/crash.test.ts` is the long mode.
+// test/e2e/crash.test.ts` is the long mode, a quarter of an hour.
 const KILLS = Number(process.env['SLUICE_CRASH_KILLS'] ?? 4)
 const REQUESTS = Number(process.env['SLUICE_CRASH_REQUESTS'] ?? 100)
 const CLIENTS = 32

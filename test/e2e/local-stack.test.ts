@@ -136,6 +136,60 @@ describe('happy', () => {
   })
 })
 
+describe('a resumable stream', () => {
+  /** The events of a stream by their numbers; at most `count` are read. */
+  async function readEvents(response: Response, count: number): Promise<Map<number, string>> {
+    const events = new Map<number, string>()
+    const decoder = new TextDecoder()
+    let text = ''
+    for await (const chunk of response.body ?? []) {
+      text += decoder.decode(chunk, { stream: true })
+      for (const [, id, data] of text.matchAll(/^id: (\d+)\ndata: (.*)\n\n/gm)) {
+        events.set(Number(id), data ?? '')
+      }
+      if (events.size >= count) break
+    }
+    return events
+  }
+
+  it('is taken up where it broke, by its own tenant alone, and billed once', async () => {
+    const [{ key }, { key: stranger }] = [await newKey(), await newKey()]
+    const gone = new AbortController()
+    const first = await fetch(`${stack.edgeUrl}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${key}`, 'x-sluice-resumable': '30' },
+      body: JSON.stringify({
+        model: stack.model,
+        messages: MESSAGES,
+        max_tokens: 60,
+        stream: true,
+        stream_options: { include_usage: true },
+      }),
+      signal: gone.signal,
+    })
+    const seen = await readEvents(first, 3)
+    gone.abort()
+    const last = Math.max(...seen.keys())
+    const resume = (apiKey: string): Promise<Response> =>
+      fetch(
+        `${stack.edgeUrl}/v1/requests/${first.headers.get('x-request-id')}/events?after=${last}`,
+        { headers: { authorization: `Bearer ${apiKey}` } },
+      )
+    expect((await resume(stranger)).status).toBe(404)
+    const rest = await readEvents(await resume(key), Infinity)
+
+    const numbers = [...seen.keys(), ...rest.keys()]
+    expect(numbers).toEqual(Array.from({ length: numbers.length }, (_, index) => index + 1))
+    const events = [...seen.values(), ...rest.values()]
+    expect(events.at(-1)).toBe('[DONE]')
+    const { usage } = JSON.parse(events.at(-2) ?? '') as { usage: UsageTotals }
+    const { prompt_tokens, completion_tokens } = usage
+    await expect
+      .poll(() => usageTotals(key), { timeout: 20_000 })
+      .toEqual({ requests: 1, prompt_tokens, completion_tokens })
+  })
+})
+
 describe('errors', () => {
   it.each([
     ['a key that never was', 'sk-sluice-aaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbbbbbbbbbb'],
