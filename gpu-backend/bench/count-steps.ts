@@ -6,6 +6,7 @@ import { pageTokens } from '../src/kernels/batch.ts'
 import { Cache } from '../src/model/cache.ts'
 import type { TokenFlops } from '../src/model/cost-formulas.ts'
 import { type Machine, runHead, runLayers } from '../src/model/forward.ts'
+import { runAlone } from '../src/model/pass.ts'
 import { Scratch } from '../src/model/scratch.ts'
 import { modelShape } from '../src/model/shape.ts'
 import { layOut, writeBatch, writeI32 } from '../src/model/step.ts'
@@ -73,11 +74,8 @@ function decodeStep(machine: Machine, context: number): void {
   const sequence = cache.create(context)
   cache.grow(sequence, context)
   const step = layOut([{ sequence, tokens: Int32Array.of(0), start: context - 1 }])
-  const output = runLayers(
-    machine,
-    writeBatch(device, scratch, step, cache.pageTable, 'step'),
-    null,
-  )
+  const batch = writeBatch(device, scratch, step, cache.pageTable, 'step')
+  const output = runAlone(runLayers(machine, batch, null))
   const picks = writeI32(device, scratch.take('picks', 'i32', [1]), Int32Array.of(0))
   runHead(machine, output, picks, weights.contraction)
 }

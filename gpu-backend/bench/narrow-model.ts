@@ -12,6 +12,7 @@ import type { OpTable } from '../src/kernels/registry.ts'
 import { PassingDevice } from '../src/kernels/testing/passing-device.ts'
 import { Cache, CachedSequence } from '../src/model/cache.ts'
 import { DeepSeekModel } from '../src/model/deepseek.ts'
+import { ModelPart } from '../src/model/part.ts'
 import type { Model } from '../src/model/model.ts'
 import { Scratch } from '../src/model/scratch.ts'
 import { modelShape } from '../src/model/shape.ts'
@@ -67,7 +68,7 @@ export function openNarrowModel(device: Device, tokensMax: number): NarrowModel 
   const cache = new Cache(device, shape, { limits, draft: false, rows: 'compact' })
   const scratch = new Scratch(device)
   const machine = { device, shape, weights, cache, scratch, quantise: true }
-  const model = new DeepSeekModel(machine, placer.buffers)
+  const model = new DeepSeekModel([new ModelPart(machine, placer.buffers)])
   const sequence = model.createSequence({ maxTokens: tokensMax })
   assert(sequence instanceof CachedSequence, 'a model keeps its sequences in its cache')
   return { model, cache, sequence }

@@ -13,6 +13,7 @@ import { seededRandom } from '../../gpu-backend/src/engine/random.ts'
 import { type GuessingModel, Speculation } from '../../gpu-backend/src/engine/speculation.ts'
 import { Cache } from '../../gpu-backend/src/model/cache.ts'
 import { DeepSeekModel } from '../../gpu-backend/src/model/deepseek.ts'
+import { ModelPart } from '../../gpu-backend/src/model/part.ts'
 import type { Model } from '../../gpu-backend/src/model/model.ts'
 import { Scratch } from '../../gpu-backend/src/model/scratch.ts'
 import { modelShape } from '../../gpu-backend/src/model/shape.ts'
@@ -81,10 +82,8 @@ function deepToy(device: Device): Model {
   const limits = { sequencesMax: 8, tokensMax: 4096, rollbackMax: 8, prefixesMax: 0 }
   const cache = new Cache(device, shape, { limits, draft: true, rows: 'compact' })
   const scratch = new Scratch(device)
-  return new DeepSeekModel(
-    { device, shape, weights, cache, scratch, quantise: true },
-    placer.buffers,
-  )
+  const machine = { device, shape, weights, cache, scratch, quantise: true }
+  return new DeepSeekModel([new ModelPart(machine, placer.buffers)])
 }
 
 function compare(

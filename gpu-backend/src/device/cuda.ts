@@ -7,7 +7,7 @@ import { type Gpu, listGpus, requireKernels } from './cuda/gpu.ts'
 import type { KernelImages, LaunchTable } from './cuda/images.ts'
 import type { DevicePointer, Launch, LaunchOp, LaunchTarget } from './cuda/launch.ts'
 import { LoadedModules } from './cuda/modules.ts'
-import { RecordedSteps, StepRecording } from './cuda/recorded-steps.ts'
+import { RecordedSteps, type Recorder, type StepRecording } from './cuda/recorded-steps.ts'
 import { Staging } from './cuda/staging.ts'
 import { type Device, DeviceError, type DeviceFormats, type DeviceMemory } from './device.ts'
 import { type DeviceBuffer, type Tensor, tensorBytes } from './tensor.ts'
@@ -23,12 +23,15 @@ interface GpuBuffer {
   readonly bytes: number
 }
 
+/** Of all GPUs of the process, so that a buffer taken to another GPU is not known there. */
+let lastHandle = 0
+
 /**
  * One NVIDIA GPU over the driver API. Everything runs in one stream, in the order it was given; only
  * `read` and `synchronise` wait, and faults of kernels show there. Ops are launched one by one, or as
  * a recorded step in one call.
  */
-export class CudaDevice implements Device, LaunchTarget {
+export class CudaDevice implements Device, LaunchTarget, Recorder {
   readonly name = 'cuda'
   readonly formats: DeviceFormats
   readonly gpu: Gpu
@@ -37,13 +40,15 @@ export class CudaDevice implements Device, LaunchTarget {
   readonly #modules: LoadedModules
   readonly #staging: Staging
   readonly #arguments: KernelArguments
-  readonly #steps: RecordedSteps
+  #steps: RecordedSteps
   readonly #buffers = new Map<DeviceBuffer, GpuBuffer>()
+  /** Buffers of other GPUs by their handles there, under handles of this one's; and who borrows from it. */
+  readonly #borrowed = new Map<DeviceBuffer, DeviceBuffer>()
+  readonly #borrowers = new Set<CudaDevice>()
   /** What launches of one op hand values to each other in, by name. */
   readonly #rooms = new Map<string, DeviceBuffer>()
   #recording: StepRecording | null = null
   #held: { readonly op: string; readonly launch: Launch } | null = null
-  #lastHandle = 0
   #allocatedBytes = 0
   #peakBytes = 0
   #closed = false
@@ -90,6 +95,7 @@ export class CudaDevice implements Device, LaunchTarget {
   }
 
   free(buffer: DeviceBuffer): void {
+    assert(![...this.#borrowed.values()].includes(buffer), 'what is borrowed is freed by its owner')
     this.#allocatedBytes -= this.#buffer(buffer).bytes
     this.#release(buffer)
   }
@@ -129,25 +135,41 @@ export class CudaDevice implements Device, LaunchTarget {
 
   replay<T>(key: string, body: () => T): T {
     this.#assertOpen()
+    return this.#steps.run(key, [this], body)
+  }
+
+  /** From now on steps are recorded with those of other GPUs of its group. */
+  recordWith(steps: RecordedSteps): void {
+    this.#steps = steps
+  }
+
+  beginRecording(recording: StepRecording): void {
     assert(this.#recording === null, 'steps are not recorded inside each other')
-    const replayed = this.#steps.replay(key)
-    // What this key's own body returned when it was recorded.
-    if (replayed !== null) return replayed.result as T
-    const recording = new StepRecording(this.context)
     this.#recording = recording
-    try {
-      const result = body()
-      this.#launchHeld()
-      this.#recording = null
-      this.#steps.keep(key, recording, result)
-      return result
-    } catch (error) {
-      this.#recording = null
-      this.#held = null
-      recording.abandon()
-      if (!this.context.failed) recording.finish()
-      throw error
-    }
+  }
+
+  endRecording(): void {
+    this.launchHeld()
+    this.#recording = null
+  }
+
+  dropRecording(): void {
+    this.#held = null
+    this.#recording = null
+  }
+
+  /**
+   * A tensor of another GPU whose memory this one may read, for its ops. It is there as long as its
+   * buffer is.
+   */
+  borrow(owner: CudaDevice, tensor: Tensor): Tensor {
+    const known = this.#borrowed.get(tensor.buffer)
+    if (known !== undefined) return { ...tensor, buffer: known }
+    const buffer = ++lastHandle as DeviceBuffer
+    this.#buffers.set(buffer, owner.#buffer(tensor.buffer))
+    this.#borrowed.set(tensor.buffer, buffer)
+    owner.#borrowers.add(this)
+    return { ...tensor, buffer }
   }
 
   synchronise(): void {
@@ -161,7 +183,7 @@ export class CudaDevice implements Device, LaunchTarget {
     return {
       allocatedBytes: this.#allocatedBytes,
       peakBytes: this.#peakBytes,
-      buffers: this.#buffers.size - this.#rooms.size,
+      buffers: this.#buffers.size - this.#rooms.size - this.#borrowed.size,
     }
   }
 
@@ -199,18 +221,30 @@ export class CudaDevice implements Device, LaunchTarget {
   #take(bytes: number, label: string): DeviceBuffer {
     const address = this.context.allocate(bytes)
     if (address === null) throw this.#outOfMemory(bytes, label)
-    const handle = ++this.#lastHandle as DeviceBuffer
+    const handle = ++lastHandle as DeviceBuffer
     this.#buffers.set(handle, { label, address, bytes })
     return handle
   }
 
   #release(buffer: DeviceBuffer): void {
     const { address } = this.#buffer(buffer)
+    for (const borrower of this.#borrowers) borrower.#giveBackBorrowed(buffer)
+    this.#forget(buffer)
+    this.context.release(address)
+  }
+
+  #giveBackBorrowed(buffer: DeviceBuffer): void {
+    const own = this.#borrowed.get(buffer)
+    if (own === undefined) return
+    this.#forget(own)
+    this.#borrowed.delete(buffer)
+  }
+
+  #forget(buffer: DeviceBuffer): void {
     // A launch that waits may have been given its address.
-    this.#launchHeld()
+    this.launchHeld()
     this.#steps.forget(buffer)
     if (this.#recording?.buffers.has(buffer) === true) this.#recording.abandon()
-    this.context.release(address)
     this.#buffers.delete(buffer)
   }
 
@@ -222,18 +256,19 @@ export class CudaDevice implements Device, LaunchTarget {
     const { stream } = this.context
     const shape = [...grid, ...block, sharedBytes] as const
     this.context.call('cuLaunchKernel', loaded.handle, ...shape, stream, pointers, null)
-    this.#recording?.add(loaded.handle, shape, pointers)
+    this.#recording?.add(this.context, loaded.handle, shape, pointers)
   }
 
   /** In a recorded step a launch may wait for the next one, to become one with it. */
   #launchOrHold(op: string, launch: Launch): void {
     const joined = this.#held?.launch.join?.(launch) ?? null
-    if (joined === null) this.#launchHeld()
+    if (joined === null) this.launchHeld()
     if (joined === null && launch.join === undefined) this.#launch(op, launch)
     else this.#held = { op, launch: joined ?? launch }
   }
 
-  #launchHeld(): void {
+  /** Launches what waits to become one with the next. */
+  launchHeld(): void {
     const held = this.#held
     this.#held = null
     if (held !== null) this.#launch(held.op, held.launch)
@@ -241,6 +276,7 @@ export class CudaDevice implements Device, LaunchTarget {
 
   #giveBack(): void {
     this.#steps.close()
+    for (const borrowed of this.#borrowed.values()) this.#buffers.delete(borrowed)
     for (const { address } of this.#buffers.values()) this.context.release(address)
     this.#buffers.clear()
     // What is still running may use all of what follows.
@@ -265,10 +301,12 @@ export class CudaDevice implements Device, LaunchTarget {
     this.#assertOpen()
     const found = this.#buffers.get(buffer)
     if (found !== undefined) return found
-    const past = buffer >= 1 && buffer <= this.#lastHandle
+    const past = buffer >= 1 && buffer <= lastHandle
     throw this.#error(
       'unknown_buffer',
-      past ? `buffer ${buffer} was freed` : `buffer ${buffer} was never allocated here`,
+      past
+        ? `buffer ${buffer} was freed, or is another GPU's`
+        : `buffer ${buffer} was never allocated here`,
     )
   }
 

@@ -176,6 +176,11 @@ export class Cache {
     for (const pool of [this.#slots, this.#pages, this.#snapshots]) pool.reserve()
   }
 
+  /** Has its tensors before there is a sequence: a device may help others before it has one. */
+  start(): void {
+    for (const pool of [this.#slots, this.#pages]) pool.start()
+  }
+
   /** Bytes of what is there by sequence (the page table among them), by page, and by kept prefix. */
   bytes(): { readonly slots: number; readonly pages: number; readonly snapshots: number } {
     return {

@@ -1,155 +1,128 @@
 import { strict as assert } from 'node:assert'
-import {
-  type DeviceBuffer,
-  reshape,
-  rowCount,
-  sliceRows,
-  stackItem,
-  type Tensor,
-} from '../device/tensor.ts'
-import { type Batch, pageTokens } from '../kernels/batch.ts'
-import { copy } from '../kernels/copy/copy.ts'
+import type { DeviceGroup } from '../device/group.ts'
 import type { CachedSequence, KeptPrefix } from './cache.ts'
-import { type HashRoute, hashRoutes, prefetchExperts } from './cached-experts.ts'
 import type { ExpertCacheCounts } from './expert-cache.ts'
-import {
-  type ForwardTap,
-  type LayersOutput,
-  type Machine,
-  runDraft,
-  runHead,
-  runLayers,
-} from './forward.ts'
+import type { ForwardTap } from './forward.ts'
 import type {
   CacheCapacity,
   CachedPrefix,
+  CreateSequenceOptions,
   DraftSegment,
   Model,
   Quantisation,
   Segment,
   Sequence,
 } from './model.ts'
+import { type ModelPart, type PreparedStep, rowsWanted } from './part.ts'
+import { runTogether } from './pass.ts'
 import type { ModelShape } from './shape.ts'
-import { layOut, readF32Rows, type StepSegment, writeBatch, writeI32 } from './step.ts'
-
-/** Rows a draft can continue from: those of the latest step, or of the latest draft. */
-interface DraftBase {
-  readonly streams: Tensor
-  readonly segments: ReadonlyMap<CachedSequence, StepSegment>
-}
-
-/** What a step leaves: streams, and the rows of logits that were asked for. */
-interface HeadOutput {
-  readonly output: LayersOutput
-  readonly logits: Tensor | null
-}
 
 /** Larger steps are prefill: long enough to be launched op by op, and rarely two of one size. */
 const recordedRowsMax = 64
 
-/** DeepSeek-V4 over one device: keeps the sequences' books, and has the forward pass do the work. */
+/** A sequence or prefix, and which device it lives on. */
+interface Placed<T> {
+  readonly device: number
+  readonly cached: T
+}
+
+/** Of a call's segments those of one device, in their order. */
+type Share<S> = readonly (S & { readonly sequence: CachedSequence })[]
+
+/**
+ * DeepSeek-V4 over one device, or over several that share the experts while each has sequences of its
+ * own. Knows which sequence is where; the parts keep the books, and the forward pass does the work.
+ */
 export class DeepSeekModel implements Model {
   readonly shape: ModelShape
   readonly quantisation: Quantisation
   readonly drafts: boolean
-  readonly #machine: Machine
-  readonly #buffers: readonly DeviceBuffer[]
-  /** Known to the host only where experts have to be brought. */
-  readonly #hashRoutes: readonly HashRoute[]
-  readonly #sequences = new Map<Sequence, CachedSequence>()
-  readonly #prefixes = new Map<CachedPrefix, KeptPrefix>()
-  #afterForward: DraftBase | null = null
-  #afterDraft: DraftBase | null = null
+  readonly #parts: readonly ModelPart[]
+  readonly #first: ModelPart
+  readonly #group: DeviceGroup | null
+  readonly #sequences = new Map<Sequence, Placed<CachedSequence>>()
+  readonly #prefixes = new Map<CachedPrefix, Placed<KeptPrefix>>()
 
-  constructor(machine: Machine, buffers: readonly DeviceBuffer[]) {
-    this.shape = machine.shape
-    this.quantisation = machine.quantise ? 'on' : 'off'
-    this.drafts = machine.weights.draft !== null
-    this.#machine = machine
-    this.#buffers = buffers
-    const { device, weights, experts } = machine
-    this.#hashRoutes = experts === undefined ? [] : hashRoutes(device, weights)
+  /** `group`: of the parts' devices, in their order, where there are several. */
+  constructor(parts: readonly ModelPart[], group: DeviceGroup | null = null) {
+    const [first] = parts
+    assert(first !== undefined, 'a model has at least one part')
+    assert(parts.length === (group?.devices.length ?? 1), 'each device of a group has a part')
+    this.shape = first.machine.shape
+    this.quantisation = first.machine.quantise ? 'on' : 'off'
+    this.drafts = first.drafts
+    this.#parts = parts
+    this.#first = first
+    this.#group = group
   }
 
   get device(): string {
-    return this.#machine.device.name
+    return this.#first.machine.device.name
+  }
+
+  get deviceCount(): number {
+    return this.#parts.length
   }
 
   /** What bringing experts came to; null where all of them are on the device. */
   get expertCounts(): ExpertCacheCounts | null {
-    return this.#machine.experts?.counts ?? null
+    return this.#first.machine.experts?.counts ?? null
   }
 
   get rollbackMax(): number {
-    return this.#machine.cache.limits.rollbackMax
+    return this.#first.machine.cache.limits.rollbackMax
   }
 
-  createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence {
-    const { maxTokens, from } = options
+  createSequence({ maxTokens, from, on }: CreateSequenceOptions): Sequence {
     const prefix = from === undefined ? null : this.#kept(from)
-    const sequence = this.#machine.cache.create(maxTokens, prefix)
-    this.#sequences.set(sequence, sequence)
-    return sequence
+    const device = prefix?.device ?? on ?? this.#roomiest()
+    assert(
+      on === undefined || on === device,
+      'a sequence is where the prefix is that it starts with',
+    )
+    const cached = this.#part(device).machine.cache.create(maxTokens, prefix?.cached)
+    this.#sequences.set(cached, { device, cached })
+    return cached
   }
 
   keepPrefix(sequence: Sequence): CachedPrefix | null {
-    return this.#remember(this.#machine.cache.keep(this.#cached(sequence)))
+    const { device, cached } = this.#placed(sequence)
+    return this.#remember(device, this.#part(device).machine.cache.keep(cached))
   }
 
   dropPrefix(prefix: CachedPrefix): void {
-    this.#machine.cache.drop(this.#kept(prefix))
+    const { device, cached } = this.#kept(prefix)
+    this.#part(device).machine.cache.drop(cached)
     this.#prefixes.delete(prefix)
   }
 
   prefixBytes(prefix: CachedPrefix): number {
-    return this.#machine.cache.sizeOf(this.#kept(prefix))
+    const { device, cached } = this.#kept(prefix)
+    return this.#part(device).machine.cache.sizeOf(cached)
   }
 
   readPrefix(prefix: CachedPrefix): Uint8Array {
-    return this.#machine.cache.read(this.#kept(prefix))
+    const { device, cached } = this.#kept(prefix)
+    return this.#part(device).machine.cache.read(cached)
   }
 
-  writePrefix(bytes: Uint8Array): CachedPrefix | null {
-    return this.#remember(this.#machine.cache.write(bytes))
+  writePrefix(bytes: Uint8Array, on: number = this.#roomiest()): CachedPrefix | null {
+    return this.#remember(on, this.#part(on).machine.cache.write(bytes))
   }
 
   forward(segments: readonly Segment[], tap?: ForwardTap): readonly Float32Array[] {
     if (segments.length === 0) return []
-    const { device, scratch, cache, weights, experts } = this.#machine
     assertOnceEach(segments)
-    const step = layOut(this.#begin(segments))
-    if (experts !== undefined) {
-      prefetchExperts(
-        experts,
-        this.#hashRoutes,
-        segments.map(({ tokens }) => tokens),
-      )
-    }
-    this.#afterDraft = null
-    // Until the step has ended nothing may continue from streams it is overwriting.
-    this.#afterForward = null
-    const batch = writeBatch(device, scratch, step, cache.pageTable, 'step')
-    const picks = pickedRows(step, segments)
-    const picked =
-      picks.length > 0 || this.drafts
-        ? writeI32(device, scratch.take('picks', 'i32', [picks.length]), picks)
-        : null
-    const run = (): HeadOutput => {
-      const output = runLayers(this.#machine, batch, tap ?? null)
-      if (picked === null) return { output, logits: null }
-      const logits = runHead(this.#machine, output, picked, weights.contraction)
-      return { output: { streams: output.streams, pending: null }, logits }
-    }
-    const key = `forward of ${rowCount(batch.tokens)} rows, ${picks.length} picked`
-    const { output, logits } = tap === undefined ? this.#recorded(key, batch, run) : run()
-    for (const { sequence, start, tokens } of step) sequence.length = start + tokens.length
-    if (this.drafts) this.#afterForward = draftBase(output, step)
-    return logits === null ? [] : readF32Rows(device, logits)
+    assert(tap === undefined || this.#group === null, 'values of several devices are not looked at')
+    const shares = this.#share(segments)
+    // All of them, or none.
+    for (const [part, own] of shares) part.check(own)
+    const steps = shares.map(([part, own]) => part.begin(own, tap ?? null))
+    return this.#inOrder(segments, this.#run(steps, tap === undefined))
   }
 
   draft(segments: readonly DraftSegment[]): readonly Float32Array[] {
-    const { device, scratch, cache, weights } = this.#machine
-    assert(weights.draft !== null, 'the model was loaded with its draft block')
+    assert(this.drafts, 'the model was loaded with its draft block')
     if (segments.length === 0) return []
     assertOnceEach(segments)
     const after = segments[0]?.after ?? 'forward'
@@ -157,175 +130,123 @@ export class DeepSeekModel implements Model {
       segments.every((segment) => segment.after === after),
       'the segments of one draft all follow a forward, or all follow a draft',
     )
-    const base = after === 'forward' ? this.#afterForward : this.#afterDraft
-    assert(base !== null, `a draft after ${after} follows a ${after}`)
-    const step = layOut(segments.map((segment) => this.#beginDraft(segment, base)))
-    if (after === 'forward') {
-      this.#draftBoundaries(step, base)
-      this.#keepBoundaries(step, base)
-    }
-    const batch = writeBatch(device, scratch, step, cache.pageTable, 'draft')
-    const picks = writeI32(
-      device,
-      scratch.take('draft picks', 'i32', [batch.tokens.shape[0] ?? 0]),
-      sourceRows(step, base, after),
-    )
-    const last = pickedRows(step, segments)
-    const picked = writeI32(device, scratch.take('picks', 'i32', [last.length]), last)
-    const { contraction } = weights.draft
-    const rows = `${rowCount(batch.tokens)} rows of ${rowCount(base.streams)}`
-    const key = `draft after ${after} of ${rows}, ${last.length} picked`
-    const { output, logits } = this.#recorded(key, batch, () => {
-      const drafted = runDraft(this.#machine, batch, { streams: base.streams, picks })
-      return { output: drafted, logits: runHead(this.#machine, drafted, picked, contraction) }
+    const drafts = this.#share(segments).map(([part, own]) => {
+      return { part, draft: part.checkDraft(own, after) }
     })
     if (after === 'forward') {
-      for (const { sequence, start, tokens } of step) sequence.draftLength = start + tokens.length
+      if (drafts.some(({ draft }) => draft.fresh.length > 0)) {
+        this.#together(drafts.map(({ part, draft }) => part.draftBoundaries(draft)))
+      }
+      for (const { part, draft } of drafts) part.keepBoundaries(draft)
     }
-    this.#afterDraft = draftBase(output, step)
-    return readF32Rows(device, logits)
+    const steps = drafts.map(({ part, draft }) => part.beginDraft(draft))
+    return this.#inOrder(segments, this.#run(steps, true))
   }
 
   rollback(sequence: Sequence, length: number): void {
-    this.#machine.cache.rollback(this.#cached(sequence), length)
+    const { device, cached } = this.#placed(sequence)
+    this.#part(device).machine.cache.rollback(cached, length)
   }
 
   release(sequence: Sequence): void {
-    this.#machine.cache.release(this.#cached(sequence))
+    const { device, cached } = this.#placed(sequence)
+    this.#part(device).machine.cache.release(cached)
     this.#sequences.delete(sequence)
   }
 
-  capacity(): CacheCapacity {
-    return this.#machine.cache.capacity()
+  capacity(device?: number): CacheCapacity {
+    if (device !== undefined) return this.#part(device).machine.cache.capacity()
+    return this.#parts.map(({ machine }) => machine.cache.capacity()).reduce(added)
   }
 
   close(): void {
-    const { device, cache, scratch, experts } = this.#machine
-    cache.close()
-    scratch.close()
-    experts?.close()
-    for (const buffer of this.#buffers) device.free(buffer)
+    // What one device frees another may still be about to read.
+    this.#group?.meet()
+    for (const part of this.#parts) part.close()
     this.#sequences.clear()
     this.#prefixes.clear()
   }
 
+  /** Runs a step on all devices, and gives each one's rows of logits. */
+  #run(steps: readonly PreparedStep[], recordable: boolean): readonly (readonly Float32Array[])[] {
+    const run = () => this.#together(steps.map((step) => step.run()))
+    const outputs = recordable ? this.#recorded(steps, run) : run()
+    return steps.map((step, i) => {
+      const output = outputs[i]
+      assert(output !== undefined, 'every device has run its step')
+      return step.finish(output)
+    })
+  }
+
+  #together<T>(passes: Parameters<typeof runTogether<T>>[0]): readonly T[] {
+    return runTogether(passes, () => this.#group?.meet())
+  }
+
   /**
-   * Runs a step, as a whole where the device has recorded one of its kind. Two steps of one key run
+   * Runs a step, as a whole where the devices have recorded one of its kind. Two steps of one key run
    * the same ops on the same tensors: all else about them lies in what the tensors hold.
    */
-  #recorded<T>(key: string, batch: Batch, run: () => T): T {
-    const { device, experts } = this.#machine
+  #recorded<T>(steps: readonly PreparedStep[], run: () => T): T {
+    const { device, experts } = this.#first.machine
     // Experts that are not there have to be brought in the middle of a step.
-    if (experts !== undefined || rowCount(batch.tokens) > recordedRowsMax) return run()
-    if (device.replay === undefined) return run()
-    return device.replay(key, run)
+    if (experts !== undefined || steps.some(({ rows }) => rows > recordedRowsMax)) return run()
+    const recorder = this.#group ?? device
+    if (recorder.replay === undefined) return run()
+    return recorder.replay(steps.map(({ key }) => key).join(' | '), run)
   }
 
-  /** Checks the segments, and then makes room for them: all of them, or none. */
-  #begin(segments: readonly Segment[]): readonly Omit<StepSegment, 'firstRow'>[] {
-    const { cache } = this.#machine
-    const begun = segments.map(({ sequence, tokens }) => {
-      const cached = this.#cached(sequence)
-      assert(tokens.length > 0, 'a segment has at least one token')
-      this.#assertTokens(tokens)
-      const start = cached.length
-      assert(
-        cached.furthest - start <= this.rollbackMax,
-        'a sequence whose step failed half-way cannot go on; release it',
-      )
-      return { sequence: cached, tokens, start, length: start + tokens.length }
+  /** Every device's segments; devices that have none take part for their experts. */
+  #share<S extends Segment | DraftSegment>(
+    segments: readonly S[],
+  ): readonly (readonly [ModelPart, Share<S>])[] {
+    const placed = segments.map((segment) => ({ segment, ...this.#placed(segment.sequence) }))
+    return this.#parts.map((part, index) => {
+      const own = placed.filter(({ device }) => device === index)
+      return [part, own.map(({ segment, cached }) => ({ ...segment, sequence: cached }))]
     })
-    cache.checkRoom(begun)
-    for (const { sequence, length } of begun) {
-      cache.grow(sequence, length)
-      sequence.furthest = Math.max(sequence.furthest, length)
-    }
-    return begun
   }
 
-  #beginDraft(segment: DraftSegment, base: DraftBase): Omit<StepSegment, 'firstRow'> {
-    const cached = this.#cached(segment.sequence)
-    const { tokens, after } = segment
-    const source = base.segments.get(cached)
-    assert(source !== undefined, `a drafted sequence took part in the latest ${after}`)
-    this.#assertTokens(tokens)
-    const most = after === 'forward' ? source.tokens.length : 1
-    assert(
-      tokens.length >= 1 && tokens.length <= most,
-      `a draft after ${after} has 1…${most} tokens here, not ${tokens.length}`,
-    )
-    const start = after === 'forward' ? source.start : source.start + source.tokens.length
-    assert(
-      after === 'draft' || start <= cached.draftLength || awaitsBoundary(cached, start),
-      `positions ${cached.draftLength}…${start - 1} were never given to the draft block; ` +
-        'draft after every step of a sequence, or not at all',
-    )
-    assert(
-      start < cached.length + Math.max(1, this.rollbackMax),
-      `drafts reach at most ${this.rollbackMax} positions behind a sequence's length`,
-    )
-    return { sequence: cached, tokens, start }
-  }
-
-  /**
-   * Sequences fresh from a prefix: runs the draft block's row of the prefix's last position, now that
-   * the token behind it is known.
-   */
-  #draftBoundaries(step: readonly StepSegment[], base: DraftBase): void {
-    const fresh = step.filter(({ sequence, start }) => awaitsBoundary(sequence, start))
-    if (fresh.length === 0) return
-    const { device, scratch, cache } = this.#machine
-    const rows = fresh.map(({ sequence, start }) => {
-      const fed = sourceOf(sequence, base).tokens
-      return { sequence, tokens: fed.subarray(0, 1), start: start - 1 }
+  /** Rows by device as rows in the order of the segments. */
+  #inOrder(
+    segments: readonly (Segment | DraftSegment)[],
+    rows: readonly (readonly Float32Array[])[],
+  ): readonly Float32Array[] {
+    const taken = rows.map(() => 0)
+    return segments.flatMap((segment) => {
+      const { device } = this.#placed(segment.sequence)
+      const from = taken[device] ?? 0
+      taken[device] = from + rowsWanted(segment)
+      return rows[device]?.slice(from, taken[device]) ?? []
     })
-    const batch = writeBatch(device, scratch, layOut(rows), cache.pageTable, 'draft')
-    const slots = Int32Array.from(fresh, ({ sequence }) => sequence.slot)
-    const picks = writeI32(device, scratch.take('draft picks', 'i32', [slots.length]), slots)
-    const kept = this.#boundaryStreams()
-    const { streamCount, hiddenSize } = this.shape
-    const streams = reshape(kept, [rowCount(kept), streamCount, hiddenSize])
-    runDraft(this.#machine, batch, { streams, picks })
-    for (const { sequence } of fresh) sequence.boundaryPending = false
   }
 
-  /** Keeps the streams of rows that end a page, the last of each segment: see `boundaryStreams`. */
-  #keepBoundaries(step: readonly StepSegment[], base: DraftBase): void {
-    for (const { sequence, start, tokens } of step) {
-      const end = start + tokens.length
-      const boundary = end - (end % pageTokens)
-      if (boundary <= start) continue
-      const row = sourceOf(sequence, base).firstRow + boundary - 1 - start
-      const to = stackItem(this.#boundaryStreams(), sequence.slot)
-      copy(this.#machine.device, { from: reshape(sliceRows(base.streams, row, 1), to.shape), to })
-    }
+  /** The device with most free pages that has a place for another sequence. */
+  #roomiest(): number {
+    const rooms = this.#parts.map(({ machine }, device) => {
+      const { pagesFree, sequencesUsed, sequencesMax } = machine.cache.capacity()
+      return { device, pages: sequencesUsed < sequencesMax ? pagesFree : -1 }
+    })
+    return rooms.reduce((most, room) => (room.pages > most.pages ? room : most)).device
   }
 
-  #boundaryStreams(): Tensor {
-    const { boundaryStreams } = this.#machine.cache
-    assert(boundaryStreams !== null, 'a cache with the draft block keeps its boundaries')
-    return boundaryStreams.tensor
+  #part(device: number): ModelPart {
+    const part = this.#parts[device]
+    assert(part !== undefined, `device ${device} is one of the model's ${this.#parts.length}`)
+    return part
   }
 
-  #assertTokens(tokens: Int32Array): void {
-    const { vocabSize } = this.shape
-    for (const token of tokens) {
-      assert(token >= 0 && token < vocabSize, `token ${token} is in the vocabulary of ${vocabSize}`)
-    }
+  #placed(sequence: Sequence): Placed<CachedSequence> {
+    const placed = this.#sequences.get(sequence)
+    assert(placed !== undefined, 'the sequence belongs to this model and was not released')
+    return placed
   }
 
-  #cached(sequence: Sequence): CachedSequence {
-    const cached = this.#sequences.get(sequence)
-    assert(cached !== undefined, 'the sequence belongs to this model and was not released')
-    return cached
-  }
-
-  #remember(prefix: KeptPrefix | null): CachedPrefix | null {
-    if (prefix !== null) this.#prefixes.set(prefix, prefix)
+  #remember(device: number, prefix: KeptPrefix | null): CachedPrefix | null {
+    if (prefix !== null) this.#prefixes.set(prefix, { device, cached: prefix })
     return prefix
   }
 
-  #kept(prefix: CachedPrefix): KeptPrefix {
+  #kept(prefix: CachedPrefix): Placed<KeptPrefix> {
     const kept = this.#prefixes.get(prefix)
     assert(kept !== undefined, 'the prefix belongs to this model and was not dropped')
     return kept
@@ -337,49 +258,15 @@ function assertOnceEach(segments: readonly { readonly sequence: Sequence }[]): v
   assert.equal(sequences.size, segments.length, 'a sequence has one segment a step')
 }
 
-function draftBase({ streams }: LayersOutput, step: readonly StepSegment[]): DraftBase {
-  // Callers may use their arrays again before they draft.
-  const own = step.map((segment) => ({ ...segment, tokens: segment.tokens.slice() }))
-  return { streams, segments: new Map(own.map((segment) => [segment.sequence, segment])) }
-}
-
-function sourceOf(sequence: CachedSequence, base: DraftBase): StepSegment {
-  const source = base.segments.get(sequence)
-  assert(source !== undefined, 'segments without a source were refused')
-  return source
-}
-
-/** Whether a step from `start` is the first behind the prefix that the sequence was created from. */
-function awaitsBoundary({ boundaryPending, sharedLength }: CachedSequence, start: number): boolean {
-  return boundaryPending && start === sharedLength
-}
-
-/** Rows whose logits were asked for, in segment order. */
-function pickedRows(
-  step: readonly StepSegment[],
-  segments: readonly Pick<Segment, 'logits'>[],
-): Int32Array {
-  const rows: number[] = []
-  for (const [index, { firstRow, tokens }] of step.entries()) {
-    const wanted = segments[index]?.logits ?? 'none'
-    if (wanted === 'none') continue
-    const from = wanted === 'all' ? 0 : tokens.length - 1
-    for (let i = from; i < tokens.length; i++) rows.push(firstRow + i)
+function added(a: CacheCapacity, b: CacheCapacity): CacheCapacity {
+  return {
+    pageTokens: a.pageTokens,
+    pagesFree: a.pagesFree + b.pagesFree,
+    pagesMax: a.pagesMax + b.pagesMax,
+    sequencesUsed: a.sequencesUsed + b.sequencesUsed,
+    sequencesMax: a.sequencesMax + b.sequencesMax,
+    prefixesFree: a.prefixesFree + b.prefixesFree,
+    prefixesMax: a.prefixesMax + b.prefixesMax,
+    bytesAllocated: a.bytesAllocated + b.bytesAllocated,
   }
-  return Int32Array.from(rows)
-}
-
-/** For each draft row the row of the base it follows. */
-function sourceRows(
-  step: readonly StepSegment[],
-  base: DraftBase,
-  after: DraftSegment['after'],
-): Int32Array {
-  return Int32Array.from(
-    step.flatMap(({ sequence, tokens }) => {
-      const source = sourceOf(sequence, base)
-      const first = source.firstRow + (after === 'forward' ? 0 : source.tokens.length - 1)
-      return Array.from(tokens, (_, i) => first + i)
-    }),
-  )
 }

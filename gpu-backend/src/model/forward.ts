@@ -22,8 +22,10 @@ import { route } from '../kernels/route/route.ts'
 import type { Cache, CompressorCache, LayerCache } from './cache.ts'
 import { runCachedExperts } from './cached-experts.ts'
 import type { ExpertCache } from './expert-cache.ts'
+import type { Pass } from './pass.ts'
 import type { Scratch } from './scratch.ts'
 import { type ModelShape, poolSpan } from './shape.ts'
+import { type ExpertSplit, runSplitExperts } from './split-experts.ts'
 import type {
   AttentionWeights,
   CompressorWeights,
@@ -34,7 +36,8 @@ import type {
 
 // The forward pass of one step: prefill chunks and decode tokens of any number of sequences, all
 // rows at once. Rows meet only in `compress`, `index-select` and `attention`, and there only rows
-// of one sequence. A line here is one op, and one op is at best one launch.
+// of one sequence. A line here is one op, and one op is at best one launch. `yield*` stands where
+// devices that share experts may have to wait for one another.
 
 /** What every part of the pass needs; constant over a model's life. */
 export interface Machine {
@@ -46,6 +49,8 @@ export interface Machine {
   readonly quantise: boolean
   /** Where routed experts do not all fit on the device; absent: every layer has its own. */
   readonly experts?: ExpertCache
+  /** Where several devices share the experts; absent: this one has all. */
+  readonly split?: ExpertSplit
 }
 
 /** Looks at values on their way, for tests and diagnosis; costs an op a layer. */
@@ -63,7 +68,11 @@ export interface LayersOutput {
 }
 
 /** Embedding and all layers. */
-export function runLayers(machine: Machine, batch: Batch, tap: ForwardTap | null): LayersOutput {
+export function* runLayers(
+  machine: Machine,
+  batch: Batch,
+  tap: ForwardTap | null,
+): Pass<LayersOutput> {
   const { device, shape, weights, cache, scratch } = machine
   const rows = rowCount(batch.tokens)
   const { activations } = device.formats
@@ -74,7 +83,7 @@ export function runLayers(machine: Machine, batch: Batch, tap: ForwardTap | null
     const layerCache = cache.layers[index]
     assert(layerCache !== undefined, `layer ${index} has a cache`)
     const watch = tap === null ? null : { tap, index }
-    pending = runLayer(machine, { layer, cache: layerCache, batch, streams, pending, watch })
+    pending = yield* runLayer(machine, { layer, cache: layerCache, batch, streams, pending, watch })
     if (tap?.onLayer === undefined) continue
     hcPost(device, { streams, update: pending })
     pending = null
@@ -113,7 +122,7 @@ export interface DraftSource {
 }
 
 /** The draft block: X'[a] = e_proj·norm(embed[next]) + h_proj·norm(X[a]), then one more layer. */
-export function runDraft(machine: Machine, batch: Batch, source: DraftSource): LayersOutput {
+export function* runDraft(machine: Machine, batch: Batch, source: DraftSource): Pass<LayersOutput> {
   const { device, shape, weights, cache, scratch, quantise } = machine
   const { draft } = weights
   assert(draft !== null && cache.draft !== null, 'the draft block was loaded')
@@ -152,7 +161,7 @@ export function runDraft(machine: Machine, batch: Batch, source: DraftSource): L
   draftJoin(device, { embedding: projected, streams })
   const { layer } = draft
   const step = { layer, cache: cache.draft, batch, streams, pending: null, watch: null }
-  return { streams, pending: runLayer(machine, step) }
+  return { streams, pending: yield* runLayer(machine, step) }
 }
 
 /** One layer of one step. */
@@ -165,13 +174,13 @@ interface LayerStep {
   readonly watch: { readonly tap: ForwardTap; readonly index: number } | null
 }
 
-function runLayer(machine: Machine, step: LayerStep): StreamUpdate {
+function* runLayer(machine: Machine, step: LayerStep): Pass<StreamUpdate> {
   const { layer, streams } = step
   const toAttention = enter(machine, streams, step.pending, layer.attentionMix, 'attention')
   const attended = runAttention(machine, step, toAttention.normed)
   const between = { output: attended, post: toAttention.post, mix: toAttention.mix }
   const toMoe = enter(machine, streams, between, layer.moeMix, 'moe')
-  const mixed = runMoe(machine, step, toMoe.normed)
+  const mixed = yield* runMoe(machine, step, toMoe.normed)
   return { output: mixed, post: toMoe.post, mix: toMoe.mix }
 }
 
@@ -403,7 +412,7 @@ function compressedKeys(
   return { entries, ratio, selected }
 }
 
-function runMoe(machine: Machine, { layer, batch }: LayerStep, input: Tensor): Tensor {
+function* runMoe(machine: Machine, { layer, batch }: LayerStep, input: Tensor): Pass<Tensor> {
   const { device, shape, scratch, quantise } = machine
   const { gate, choice, routed, shared } = layer.moe
   const rows = rowCount(input)
@@ -429,7 +438,9 @@ function runMoe(machine: Machine, { layer, batch }: LayerStep, input: Tensor): T
     quantise,
     output,
   }
-  if (machine.experts?.holds(layer.shape.name) === true) {
+  if (machine.split !== undefined) {
+    yield* runSplitExperts(machine.split, { device, scratch, args })
+  } else if (machine.experts?.holds(layer.shape.name) === true) {
     runCachedExperts(machine.experts, { device, layer: layer.shape.name, args })
   } else experts(device, args)
   return output

@@ -1,13 +1,18 @@
+import { strict as assert } from 'node:assert'
 import type { Device } from '../device/device.ts'
+import type { DeviceGroup } from '../device/group.ts'
+import type { DeviceBuffer } from '../device/tensor.ts'
 import { Cache, type CacheLimits, type CacheRows } from './cache.ts'
 import { DeepSeekModel } from './deepseek.ts'
 import { ExpertCache } from './expert-cache.ts'
 import { ModelError } from './error.ts'
-import type { ForwardTap } from './forward.ts'
+import type { ForwardTap, Machine } from './forward.ts'
+import { ModelPart } from './part.ts'
 import { Scratch } from './scratch.ts'
 import { type ModelShape, modelShape } from './shape.ts'
+import { ExpertExchange, ownedExperts } from './split-experts.ts'
 import type { WeightSource } from './weight-placer.ts'
-import { loadWeights } from './weights.ts'
+import { loadWeights, type ModelWeights, type WeightTarget } from './weights.ts'
 
 export { ModelError }
 
@@ -28,6 +33,14 @@ export interface CachedPrefix {
   readonly length: number
   /** Whether sequences that start behind it can be drafted for. */
   readonly drafted: boolean
+}
+
+export interface CreateSequenceOptions {
+  readonly maxTokens: number
+  /** It starts with this prefix's tokens, as if they had been fed to it, and on its device. */
+  readonly from?: CachedPrefix
+  /** Which of the model's devices it is to be on; absent: where there is most room. */
+  readonly on?: number
 }
 
 /** Consecutive tokens of one sequence, continuing at its `length`. At most one a sequence a step. */
@@ -74,17 +87,18 @@ export interface Model {
   readonly shape: ModelShape
   /** Name of the device it runs on. */
   readonly device: string
+  /** How many devices share it. */
+  readonly deviceCount: number
   readonly quantisation: Quantisation
   /** Whether `draft` is there: asked for at load, and the checkpoint has the block. */
   readonly drafts: boolean
   /** How far `rollback` reaches behind the furthest position a sequence has seen. */
   readonly rollbackMax: number
   /**
-   * Takes a slot of the cache, and reserves nothing else. `from`: the sequence starts with that
-   * prefix's tokens, as if they had been fed to it. Throws `ModelError` `cache_full` when no slot is
-   * left, `context_exceeded` when `maxTokens` is more than the model's context.
+   * Takes a slot of the cache, and reserves nothing else. Throws `ModelError` `cache_full` when no slot
+   * is left, `context_exceeded` when `maxTokens` is more than the model's context.
    */
-  createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence
+  createSequence(options: CreateSequenceOptions): Sequence
   /**
    * Keeps a sequence's tokens: its length is a positive multiple of `pageTokens`. The sequence goes on
    * as before, but is no longer taken back behind that length. Null when no place is left.
@@ -99,9 +113,9 @@ export interface Model {
   /**
    * Makes such bytes a prefix again. Null when no place or too few pages are left; throws `ModelError`
    * `prefix_unusable` where they are damaged, or of a cache laid out in another way. That the weights
-   * are the same is the caller's to know.
+   * are the same is the caller's to know. `on`: which device it is for; absent: where there is most room.
    */
-  writePrefix(bytes: Uint8Array): CachedPrefix | null
+  writePrefix(bytes: Uint8Array, on?: number): CachedPrefix | null
   /**
    * Runs one step over prefill chunks and decode tokens together. Gives one row of `vocabSize`
    * logits for each row asked for, in segment order. A row does not depend on its neighbours.
@@ -121,7 +135,8 @@ export interface Model {
    */
   rollback(sequence: Sequence, length: number): void
   release(sequence: Sequence): void
-  capacity(): CacheCapacity
+  /** Of one of its devices, or of all together. A sequence has pages of its own device alone. */
+  capacity(device?: number): CacheCapacity
   /** Frees every device buffer of the model; its sequences go with it. */
   close(): void
 }
@@ -130,6 +145,7 @@ export interface LoadModelOptions {
   readonly quantisation: Quantisation
   /** Load the draft block too, where the checkpoint has one. */
   readonly mtp?: boolean
+  /** Of each device. */
   readonly cache?: Partial<CacheLimits>
   /** Absent: `compact` where values are rounded and the device has such rows, else `plain`. */
   readonly cacheRows?: CacheRows
@@ -157,55 +173,107 @@ const defaultLimits: CacheLimits = {
 }
 
 /**
- * Brings a checkpoint onto a device. The first tensor that does not fit the model is refused by
- * name (`ModelError` `weights_mismatch`, or the loader's `CheckpointError`); whatever goes wrong,
- * nothing stays allocated. The device outlives the model and is the caller's to close.
+ * Brings a checkpoint onto a device, or onto a group of devices that share its experts. The first
+ * tensor that does not fit the model is refused by name (`ModelError` `weights_mismatch`, or the
+ * loader's `CheckpointError`); whatever goes wrong, nothing stays allocated. Devices outlive the model
+ * and are the caller's to close.
  */
 export async function loadModel(
   checkpoint: WeightSource,
-  device: Device,
+  on: Device | DeviceGroup,
   options: LoadModelOptions,
 ): Promise<Model> {
   const shape = modelShape(checkpoint.config)
-  const { signal, onProgress, mtp = false, expertSlots } = options
-  if (expertSlots !== undefined && expertSlots < shape.expertsPerToken) {
+  const group = 'devices' in on && on.devices.length > 1 ? on : null
+  const devices = 'devices' in on ? on.devices : [on]
+  assertExpertSlots(shape, options.expertSlots, devices.length)
+  const machines = await loadMachines(checkpoint, devices, shape, options)
+  if (group === null) return new DeepSeekModel(machines.map(partOf))
+  const exchange = new ExpertExchange(group, shape.expertCount)
+  const parts = machines.map(({ machine, buffers }, index) => {
+    return new ModelPart({ ...machine, split: { exchange, index } }, buffers)
+  })
+  return new DeepSeekModel(parts, group)
+}
+
+interface LoadedMachine {
+  readonly machine: Machine
+  readonly buffers: readonly DeviceBuffer[]
+}
+
+function partOf({ machine, buffers }: LoadedMachine): ModelPart {
+  return new ModelPart(machine, buffers)
+}
+
+function assertExpertSlots(shape: ModelShape, slots: number | undefined, devices: number): void {
+  if (slots === undefined) return
+  if (slots < shape.expertsPerToken) {
     throw new ModelError(
       'expert_slots_too_few',
-      `${expertSlots} expert slots are fewer than the ${shape.expertsPerToken} experts of a token`,
+      `${slots} expert slots are fewer than the ${shape.expertsPerToken} experts of a token`,
     )
   }
-  const experts = expertSlots === undefined ? null : new ExpertCache(device, shape, expertSlots)
-  const { weights, buffers } = await loadWeights(checkpoint, device, shape, {
-    mtp,
-    experts,
-    ...(signal === undefined ? {} : { signal }),
-    ...(onProgress === undefined ? {} : { onProgress }),
-  }).catch((error: unknown) => {
-    experts?.close()
-    throw error
+  assert(devices === 1, 'a model on several devices has all its experts on them')
+}
+
+/** Weights and caches on each device, or on none. */
+async function loadMachines(
+  checkpoint: WeightSource,
+  devices: readonly Device[],
+  shape: ModelShape,
+  options: LoadModelOptions,
+): Promise<readonly LoadedMachine[]> {
+  const { signal, onProgress, mtp = false, expertSlots } = options
+  const targets = devices.map((device, index): WeightTarget => {
+    if (expertSlots !== undefined) {
+      return { device, cache: new ExpertCache(device, shape, expertSlots) }
+    }
+    if (devices.length === 1) return { device }
+    return { device, owned: ownedExperts(shape.expertCount, devices.length, index) }
   })
-  const limits = { ...defaultLimits, ...options.cache }
-  const quantise = options.quantisation === 'on'
-  const rows = options.cacheRows ?? (quantise && device.formats.compactRows ? 'compact' : 'plain')
-  const cache = new Cache(device, shape, { limits, draft: weights.draft !== null, rows })
+  const giveBack: (() => void)[] = targets.map(
+    ({ cache }) =>
+      () =>
+        cache?.close(),
+  )
   try {
-    if (options.cacheUpfront ?? device.name === 'cuda') cache.reserve()
+    const loaded = await loadWeights(checkpoint, targets, shape, {
+      mtp,
+      ...(signal === undefined ? {} : { signal }),
+      ...(onProgress === undefined ? {} : { onProgress }),
+    })
+    for (const [i, { device }] of targets.entries()) {
+      giveBack.push(() => loaded[i]?.buffers.forEach((buffer) => device.free(buffer)))
+    }
+    return targets.map(({ device, cache: experts }, i): LoadedMachine => {
+      const own = loaded[i]
+      assert(own !== undefined, 'every device has its weights')
+      const { weights, buffers } = own
+      const quantise = options.quantisation === 'on'
+      const cache = openCache(device, shape, weights, options)
+      giveBack.push(() => cache.close())
+      if (options.cacheUpfront ?? device.name === 'cuda') cache.reserve()
+      else if (devices.length > 1) cache.start()
+      const scratch = new Scratch(device)
+      const machine = { device, shape, weights, cache, scratch, quantise }
+      return { machine: experts === undefined ? machine : { ...machine, experts }, buffers }
+    })
   } catch (error) {
-    cache.close()
-    for (const buffer of buffers) device.free(buffer)
-    experts?.close()
+    for (const give of giveBack.toReversed()) give()
     throw error
   }
-  return new DeepSeekModel(
-    {
-      device,
-      shape,
-      weights,
-      cache,
-      scratch: new Scratch(device),
-      quantise,
-      ...(experts === null ? {} : { experts }),
-    },
-    buffers,
-  )
+}
+
+function openCache(
+  device: Device,
+  shape: ModelShape,
+  weights: ModelWeights,
+  options: LoadModelOptions,
+): Cache {
+  const compact = options.quantisation === 'on' && device.formats.compactRows
+  return new Cache(device, shape, {
+    limits: { ...defaultLimits, ...options.cache },
+    draft: weights.draft !== null,
+    rows: options.cacheRows ?? (compact ? 'compact' : 'plain'),
+  })
 }

@@ -121,6 +121,11 @@ export class Pool {
     if (this.#capacity < this.max) this.#growTo(this.max)
   }
 
+  /** Has its tensors, if not yet any item in use: a step without rows of its own names them too. */
+  start(): void {
+    if (this.#capacity === 0 && this.max > 0) this.#grow()
+  }
+
   /** An item nobody uses; the caller sees to it that one is left. */
   take(): number {
     if (this.#free.length === 0) this.#grow()

@@ -42,6 +42,10 @@ export class WeightPlacer {
     return new Set(this.#placements.keys())
   }
 
+  has(name: string): boolean {
+    return this.#placements.has(name)
+  }
+
   place(name: string, bytes: Uint8Array<ArrayBuffer>): void {
     const placement = this.#placements.get(name)
     assert(placement !== undefined && this.#device !== null, `${name} has a place on a device`)

@@ -1,3 +1,4 @@
+import { strict as assert } from 'node:assert'
 import { type LoadOptions, loadTensors } from '#weights/checkpoint.ts'
 import type { TensorLocation } from '#weights/manifest.ts'
 import type { Device } from '../device/device.ts'
@@ -7,6 +8,7 @@ import type { ExpertChoice } from '../kernels/route/route.ts'
 import { type ExpertCache, expertParts } from './expert-cache.ts'
 import { ropeFrequencies } from './rope.ts'
 import { type LayerShape, type ModelShape, poolSpan } from './shape.ts'
+import type { OwnedExperts } from './split-experts.ts'
 import { WeightPlacer, type WeightSource } from './weight-placer.ts'
 
 /** A sub-layer's entrance: the hyper-connection's mix and the norm behind it. */
@@ -84,36 +86,58 @@ export interface LoadedWeights {
   readonly buffers: readonly DeviceBuffer[]
 }
 
+/** Which routed experts a device takes, and how; absent: all, each layer's in stacks of its own. */
+export interface ExpertPlacement {
+  /** Takes those of the layers where they do not all fit on the device. */
+  readonly cache?: ExpertCache
+  /** Those of its own, where several devices share them. */
+  readonly owned?: OwnedExperts
+}
+
+export interface WeightTarget extends ExpertPlacement {
+  readonly device: Device
+}
+
 /**
- * Brings a checkpoint's tensors into device buffers and gives them names. Every tensor must have
- * the dtype and shape the model's dimensions call for; the first that has not is refused by name
- * before anything is allocated. On failure nothing stays on the device.
+ * Brings a checkpoint's tensors into buffers of one or several devices, each tensor read once, and
+ * gives them names. Every tensor must have the dtype and shape the model's dimensions call for; the
+ * first that has not is refused by name before anything is allocated. On failure nothing stays on a
+ * device.
  */
 export async function loadWeights(
   source: WeightSource,
-  device: Device,
+  targets: readonly WeightTarget[],
   shape: ModelShape,
-  options: Pick<LoadOptions<TensorLocation>, 'signal' | 'onProgress'> & {
-    readonly mtp: boolean
-    /** Takes the layers' routed experts where they do not all fit on the device. */
-    readonly experts?: ExpertCache | null
-  },
-): Promise<LoadedWeights> {
-  const { mtp, experts = null, ...loading } = options
+  options: Pick<LoadOptions<TensorLocation>, 'signal' | 'onProgress'> & { readonly mtp: boolean },
+): Promise<readonly LoadedWeights[]> {
+  const { mtp, ...loading } = options
   const dry = new WeightPlacer(source, null)
   describeModel(dry, source, shape, mtp)
-  const placer = new WeightPlacer(source, device)
+  const placed = targets.map((target) => ({
+    ...target,
+    placer: new WeightPlacer(source, target.device),
+  }))
   try {
-    const weights = describeModel(placer, source, shape, mtp, experts)
+    const weights = placed.map(({ placer, ...experts }) => {
+      return describeModel(placer, source, shape, mtp, experts)
+    })
     await loadTensors(source, {
       ...loading,
-      names: placer.names,
-      onTensor: (tensor, bytes) => placer.place(tensor.name, bytes),
+      names: new Set(placed.flatMap(({ placer }) => [...placer.names])),
+      onTensor: ({ name }, bytes) => {
+        for (const { placer } of placed) if (placer.has(name)) placer.place(name, bytes)
+      },
     })
-    placer.prepare()
-    return { weights, buffers: placer.buffers }
+    for (const { placer } of placed) placer.prepare()
+    return placed.map(({ placer }, i) => {
+      const named = weights[i]
+      assert(named !== undefined, 'every device has its weights')
+      return { weights: named, buffers: placer.buffers }
+    })
   } catch (error) {
-    for (const buffer of placer.buffers) device.free(buffer)
+    for (const { device, placer } of placed) {
+      for (const buffer of placer.buffers) device.free(buffer)
+    }
     throw error
   }
 }
@@ -124,7 +148,7 @@ export function describeModel(
   { config }: WeightSource,
   shape: ModelShape,
   mtp: boolean,
-  experts: ExpertCache | null = null,
+  experts: ExpertPlacement = {},
 ): ModelWeights {
   const { vocabSize, hiddenSize } = shape
   const { plain, yarn } = ropeFrequencies(config)
@@ -137,11 +161,16 @@ export function describeModel(
       plain: placer.computed('plain frequencies', plain),
       yarn: placer.computed('yarn frequencies', yarn),
     },
-    draft: mtp && shape.mtp !== null ? describeDraft(placer, shape, shape.mtp) : null,
+    draft: mtp && shape.mtp !== null ? describeDraft(placer, shape, shape.mtp, experts) : null,
   }
 }
 
-function describeDraft(placer: WeightPlacer, shape: ModelShape, layer: LayerShape): DraftWeights {
+function describeDraft(
+  placer: WeightPlacer,
+  shape: ModelShape,
+  layer: LayerShape,
+  { owned }: ExpertPlacement,
+): DraftWeights {
   const { hiddenSize } = shape
   const { name } = layer
   return {
@@ -149,7 +178,8 @@ function describeDraft(placer: WeightPlacer, shape: ModelShape, layer: LayerShap
     embeddingProjection: placer.fp8(`${name}.e_proj`, [hiddenSize, hiddenSize]),
     streamNorm: placer.bf16(`${name}.hnorm.weight`, [hiddenSize]),
     streamProjection: placer.fp8(`${name}.h_proj`, [hiddenSize, hiddenSize]),
-    layer: describeLayer(placer, shape, layer, null),
+    // An expert cache holds the layers' alone.
+    layer: describeLayer(placer, shape, layer, owned === undefined ? {} : { owned }),
     contraction: describeContraction(placer, shape, `${name}.`),
   }
 }
@@ -168,7 +198,7 @@ function describeLayer(
   placer: WeightPlacer,
   shape: ModelShape,
   layer: LayerShape,
-  experts: ExpertCache | null,
+  experts: ExpertPlacement,
 ): LayerWeights {
   return {
     shape: layer,
@@ -253,12 +283,14 @@ function describeMoe(
   placer: WeightPlacer,
   shape: ModelShape,
   layer: LayerShape,
-  experts: ExpertCache | null,
+  { cache, owned = { first: 0, count: shape.expertCount } }: ExpertPlacement,
 ): MoeWeights {
   const { hiddenSize, expertCount, expertWidth, expertsPerToken, vocabSize } = shape
   const name = `${layer.name}.ffn`
   const routed = (part: string, matrix: readonly [number, number]): LinearWeight => {
-    const names = Array.from({ length: expertCount }, (_, e) => `${name}.experts.${e}.${part}`)
+    const names = Array.from({ length: owned.count }, (_, i) => {
+      return `${name}.experts.${owned.first + i}.${part}`
+    })
     return shape.expertDtype === 'fp4'
       ? placer.fp4Stack(names, matrix)
       : placer.fp8Stack(names, matrix)
@@ -270,13 +302,13 @@ function describeMoe(
         ? { by: 'token', table: placer.ids(`${name}.gate.tid2eid`, [vocabSize, expertsPerToken]) }
         : { by: 'score', bias: placer.f32(`${name}.gate.bias`, [expertCount]) },
     routed:
-      experts === null
+      cache === undefined
         ? {
             gate: routed('w1', [expertWidth, hiddenSize]),
             up: routed('w3', [expertWidth, hiddenSize]),
             down: routed('w2', [hiddenSize, expertWidth]),
           }
-        : cachedExperts(placer, shape, layer, experts),
+        : cachedExperts(placer, shape, layer, cache),
     shared: {
       gate: placer.fp8(`${name}.shared_experts.w1`, [expertWidth, hiddenSize]),
       up: placer.fp8(`${name}.shared_experts.w3`, [expertWidth, hiddenSize]),

@@ -1,32 +1,33 @@
 import { strict as assert } from 'node:assert'
 import { CudaDevice } from '../cuda.ts'
-import { elementCount, type Tensor, tensorBytes } from '../tensor.ts'
+import type { DeviceGroup } from '../group.ts'
+import { type Tensor, tensorBytes } from '../tensor.ts'
 import type { Driver } from './driver.ts'
 import { CudaError } from './errors.ts'
-import { listGpus } from './gpu.ts'
 import type { KernelImages } from './images.ts'
-import { type Launch, struct } from './launch.ts'
+import { RecordedSteps, type Recorder, type StepRecording } from './recorded-steps.ts'
 
-/** GPUs `all-reduce.cu` can read from. */
+/** GPUs that `expert-sum.cu` can read from. */
 const gpusMax = 16
-const threads = 256
 
 /**
- * All GPUs of a machine, each able to read the others' memory. Work on one GPU keeps its order; what
+ * GPUs of a machine, each able to read the others' memory. Work on one GPU keeps its order; what
  * crosses between two waits for both, without the host waiting for either.
  */
-export class GpuGroup {
+export class GpuGroup implements DeviceGroup, Recorder {
   readonly devices: readonly CudaDevice[]
   readonly #events: readonly bigint[]
+  readonly #steps: RecordedSteps
+  #recording: StepRecording | null = null
 
   /** Throws `CudaError` `no_peer_access` where two GPUs cannot reach each other. */
-  constructor(driver: Driver, images: KernelImages) {
-    const gpus = listGpus(driver)
-    assert(gpus.length <= gpusMax, `a group has at most ${gpusMax} GPUs`)
-    for (const from of gpus) for (const to of gpus) requirePeer(driver, from.ordinal, to.ordinal)
+  constructor(driver: Driver, images: KernelImages, ordinals: readonly number[]) {
+    const count = ordinals.length
+    assert(count >= 1 && count <= gpusMax, `a group has 1 to ${gpusMax} GPUs, not ${count}`)
+    for (const from of ordinals) for (const to of ordinals) requirePeer(driver, from, to)
     const devices: CudaDevice[] = []
     try {
-      for (const { ordinal } of gpus) devices.push(new CudaDevice(driver, images, { ordinal }))
+      for (const ordinal of ordinals) devices.push(new CudaDevice(driver, images, { ordinal }))
       for (const { context } of devices) {
         for (const peer of devices) if (peer.context !== context) context.enablePeer(peer.context)
       }
@@ -36,12 +37,51 @@ export class GpuGroup {
     }
     this.devices = devices
     this.#events = devices.map(({ context }) => context.createEvent())
+    // One list for all: a step of the group is one graph with kernels of each GPU.
+    this.#steps = new RecordedSteps(this.#device(0).context)
+    for (const device of devices) device.recordWith(this.#steps)
+  }
+
+  /** Steps that were run as one graph so far. */
+  get replays(): number {
+    return this.#steps.replays
+  }
+
+  lend(tensor: Tensor, from: number, to: number): Tensor {
+    return from === to ? tensor : this.#device(to).borrow(this.#device(from), tensor)
+  }
+
+  meet(): void {
+    for (const device of this.devices) device.launchHeld()
+    this.#recording?.meet(this.devices.map(({ context }) => context))
+    this.#meet()
+  }
+
+  replay<T>(key: string, body: () => T): T {
+    // A graph is in the order of the first GPU alone.
+    this.#meet()
+    const result = this.#steps.run(key, [...this.devices, this], body)
+    this.#meet()
+    return result
+  }
+
+  beginRecording(recording: StepRecording): void {
+    this.#recording = recording
+  }
+
+  endRecording(): void {
+    this.#recording = null
+  }
+
+  dropRecording(): void {
+    this.#recording = null
   }
 
   /** Copies a tensor of one GPU into one of another, once both have done what they were given before. */
   copy(from: number, source: Tensor, to: number, target: Tensor): void {
     const [reader, writer] = [this.#device(from), this.#device(to)]
     const bytes = tensorBytes(source)
+    assert(this.#recording === null, 'a recorded step has ops alone, not a copy')
     assert.equal(bytes, tensorBytes(target), 'a copy is as long as what it is made of')
     this.#meet([from, to])
     const { context } = writer
@@ -56,32 +96,6 @@ export class GpuGroup {
     )
     // Nobody overwrites the source before it has been read.
     this.#meet([from, to])
-  }
-
-  /**
-   * Leaves in each GPU's f32 tensor the sum of all of them, added in the order of the GPUs. Every GPU
-   * reads every tensor whole, which is the quickest way while they are small.
-   */
-  allReduce(tensors: readonly Tensor[]): void {
-    assert.equal(tensors.length, this.devices.length, 'every GPU brings a tensor')
-    const [count = 0, ...others] = tensors.map(({ shape }) => elementCount(shape))
-    assert(
-      others.every((other) => other === count),
-      'the tensors are of one size',
-    )
-    assert(
-      tensors.every(({ dtype }) => dtype === 'f32'),
-      'the tensors are f32',
-    )
-    const inputs = tensors.map((tensor, i) => this.#device(i).address(tensor))
-    this.#meet()
-    // Into room of its own first: the others still read what is here.
-    const rooms = this.devices.map((device) => device.scratch('all-reduce', 4 * count))
-    for (const [i, device] of this.devices.entries()) device.launch(sum(inputs, rooms[i], count))
-    this.#meet()
-    for (const [i, device] of this.devices.entries()) {
-      device.launch(sum(rooms.slice(i, i + 1), inputs[i], count))
-    }
   }
 
   synchronise(): void {
@@ -127,22 +141,4 @@ export class GpuGroup {
 function requirePeer(driver: Driver, from: number, to: number): void {
   if (from === to || driver.int('cuDeviceCanAccessPeer', from, to) === 1) return
   throw new CudaError('no_peer_access', `GPU ${from} cannot reach the memory of GPU ${to}`)
-}
-
-/** `AllReduceArgs`: sixteen inputs, the output, the count, and how many inputs there are. */
-function sum(inputs: readonly bigint[], output: bigint | undefined, count: number): Launch {
-  assert(output !== undefined, 'every GPU has an output')
-  const bytes = new Uint8Array(8 * (gpusMax + 3))
-  const view = new DataView(bytes.buffer)
-  for (const [i, input] of inputs.entries()) view.setBigUint64(8 * i, input, true)
-  view.setBigUint64(8 * gpusMax, output, true)
-  view.setBigInt64(8 * (gpusMax + 1), BigInt(count), true)
-  view.setInt32(8 * (gpusMax + 2), inputs.length, true)
-  return {
-    kernel: 'all_reduce_sum',
-    grid: [Math.ceil(count / threads), 1, 1],
-    block: [threads, 1, 1],
-    sharedBytes: 0,
-    args: [struct(bytes)],
-  }
 }

@@ -13,14 +13,18 @@ interface RecordedStep {
   readonly launches: number
 }
 
-/** A step being recorded while its ops run for the first time. */
+/**
+ * A step being recorded while its ops run for the first time. Kernels of one GPU follow one another;
+ * those of several wait for each other only where the GPUs meet.
+ */
 export class StepRecording {
   readonly buffers = new Set<DeviceBuffer>()
   readonly #context: CudaContext
   readonly #graph: bigint
   readonly #params = new BigUint64Array(nodeParamsWords)
   readonly #ints = new Uint32Array(this.#params.buffer)
-  readonly #last = new BigUint64Array(1)
+  /** Of each GPU: what its next kernel runs behind. */
+  readonly #last = new Map<CudaContext, BigUint64Array>()
   #nodes = 0
   #abandoned = false
 
@@ -29,22 +33,35 @@ export class StepRecording {
     this.#graph = context.handleOf('cuGraphCreate', 0)
   }
 
-  /** Appends a launch behind those so far. The driver copies the parameters. */
-  add(kernel: bigint, shape: readonly number[], pointers: BigUint64Array): void {
+  /** Appends a launch behind those of its GPU so far. The driver copies the parameters. */
+  add(
+    context: CudaContext,
+    kernel: bigint,
+    shape: readonly number[],
+    pointers: BigUint64Array,
+  ): void {
     // CUDA_KERNEL_NODE_PARAMS: function, grid, block, shared bytes, then the parameters' addresses.
     this.#params.fill(0n)
     this.#params[0] = kernel
     this.#ints.set(shape, 2)
     this.#params[5] = this.#context.driver.addressOf(pointers)
-    const before = this.#nodes > 0 ? this.#last.slice() : null
-    this.#last[0] = this.#context.handleOf(
+    const before = this.#last.get(context) ?? null
+    const node = context.handleOf(
       'cuGraphAddKernelNode_v2',
       this.#graph,
       before,
-      before === null ? 0 : 1,
+      before?.length ?? 0,
       this.#params,
     )
+    this.#last.set(context, BigUint64Array.of(node))
     this.#nodes++
+  }
+
+  /** What these GPUs are given from now on runs behind what any of them has been given. */
+  meet(contexts: readonly CudaContext[]): void {
+    const all = new Set(contexts.flatMap((context) => [...(this.#last.get(context) ?? [])]))
+    if (all.size === 0) return
+    for (const context of contexts) this.#last.set(context, BigUint64Array.from(all))
   }
 
   get launches(): number {
@@ -65,6 +82,15 @@ export class StepRecording {
       this.#context.call('cuGraphDestroy', this.#graph)
     }
   }
+}
+
+/** Takes part in the recording of steps. */
+export interface Recorder {
+  beginRecording(recording: StepRecording): void
+  /** Everything was launched; launches that wait to become one with others wait no longer. */
+  endRecording(): void
+  /** The step failed half-way. */
+  dropRecording(): void
 }
 
 /** Bytes of `CUDA_KERNEL_NODE_PARAMS_v2`, in words of eight. */
@@ -93,18 +119,40 @@ export class RecordedSteps {
     return Math.max(0, ...[...this.#records.values()].map(({ launches }) => launches))
   }
 
-  /** Runs the step recorded under `key`, if there is one, and gives what its body gave. */
-  replay(key: string): { readonly result: unknown } | null {
+  /**
+   * Runs the step recorded under `key`, or `body`, whose launches on `members` are recorded. Gives what
+   * `body` gave.
+   */
+  run<T>(key: string, members: readonly Recorder[], body: () => T): T {
     const record = this.#records.get(key)
-    if (record === undefined) return null
+    if (record !== undefined) {
+      this.#replay(key, record)
+      // What this key's own body returned when it was recorded.
+      return record.result as T
+    }
+    const recording = new StepRecording(this.#context)
+    for (const member of members) member.beginRecording(recording)
+    try {
+      const result = body()
+      for (const member of members) member.endRecording()
+      this.#keep(key, recording, result)
+      return result
+    } catch (error) {
+      for (const member of members) member.dropRecording()
+      recording.abandon()
+      if (!this.#context.failed) recording.finish()
+      throw error
+    }
+  }
+
+  #replay(key: string, record: RecordedStep): void {
     this.#context.call('cuGraphLaunch', record.graph, this.#context.stream)
     this.#records.delete(key)
     this.#records.set(key, record)
     this.#replays++
-    return record
   }
 
-  keep(key: string, recording: StepRecording, result: unknown): void {
+  #keep(key: string, recording: StepRecording, result: unknown): void {
     const graph = recording.finish()
     if (graph === null) return
     const { buffers, launches } = recording
@@ -126,7 +174,7 @@ export class RecordedSteps {
     const record = this.#records.get(key)
     if (record === undefined) return
     this.#records.delete(key)
-    // The driver keeps a graph that is still running until it has ended.
-    this.#context.call('cuGraphExecDestroy', record.graph)
+    // The driver keeps a graph that is still running until it has ended; a lost GPU takes its own along.
+    if (!this.#context.failed) this.#context.call('cuGraphExecDestroy', record.graph)
   }
 }

@@ -7,6 +7,7 @@ import { pageTokens } from '../../kernels/batch.ts'
 import { hcPost } from '../../kernels/hc-post/hc-post.ts'
 import { Cache, type CachedSequence, type LayerCache } from '../cache.ts'
 import { type LayersOutput, type Machine, runLayers } from '../forward.ts'
+import { runAlone } from '../pass.ts'
 import type { PooledTensor } from '../pool.ts'
 import { Scratch } from '../scratch.ts'
 import { type LayerKind, modelShape } from '../shape.ts'
@@ -127,7 +128,7 @@ export class LoneLayer {
   begin(segments: readonly LoneSegment[]): () => LayersOutput {
     const { device, scratch, cache } = this.machine
     const batch = writeBatch(device, scratch, this.#layOut(segments), cache.pageTable, 'step')
-    return () => runLayers(this.machine, batch, null)
+    return () => runAlone(runLayers(this.machine, batch, null))
   }
 
   /** Streams `[streams · hidden]` of each row behind the layer. */
