@@ -3,6 +3,7 @@ import type { AppDeps, AppEnv } from './context.ts'
 import { answerErrors, answerNotFound } from './failures.ts'
 import { authenticate } from './middleware/authenticate.ts'
 import { allowBrowsers } from './middleware/browsers.ts'
+import { limitAddresses, limitKeys } from './middleware/flood-limits.ts'
 import { traceRequests } from './middleware/trace-requests.ts'
 import { loadSettings } from './middleware/settings.ts'
 import { admin } from './routes/admin.ts'
@@ -29,11 +30,14 @@ export function createApp(deps: AppDeps): Hono<AppEnv> {
   app.use(allowBrowsers())
   app.use(loadSettings())
   app.route('/', health())
-  app.route('/admin', admin(deps))
   app.route('/internal', poolReports(deps))
   app.route('/internal', usageRecords(deps))
 
+  app.use(limitAddresses(deps))
+  app.route('/admin', admin(deps))
+
   app.use(authenticate(deps))
+  app.use(limitKeys(deps))
   app.route('/', chatCompletions(deps))
   app.route('/', models(deps))
   app.route('/', usage(deps))
