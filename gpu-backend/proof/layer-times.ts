@@ -1,25 +1,22 @@
+import { strict as assert } from 'node:assert'
 import { readFile } from 'node:fs/promises'
 import { parseModelConfig, type ModelConfig } from '#weights/layout/config.ts'
+import { toyConfig } from '#weights/toy/config.ts'
 import type { CudaDevice } from '../src/device/cuda.ts'
-import { GpuTimer } from '../src/device/cuda/timer.ts'
 import type { BatchRow } from '../src/kernels/batch.ts'
+import { recordedRowsMax } from '../src/model/deepseek.ts'
 import { LoneLayer, loneLayerConfig, type LoneSegment } from '../src/model/testing/lone-layer.ts'
-import type { LayerKind } from '../src/model/shape.ts'
+import { ColdTimer, median, type RunLimits } from './cold-timer.ts'
 import { CostCountingDevice } from './cost-counting-device.ts'
+import { readClocks } from './machine.ts'
+import {
+  type KindTimes,
+  layerKinds,
+  type LayerTime,
+  type ProofOptions,
+  type TimedKind,
+} from './stages.ts'
 import type { Subject } from './subject.ts'
-
-/** A whole layer of V4-Flash, all its widths and experts, in one step. */
-export interface LayerTime {
-  readonly kind: LayerKind
-  readonly step: string
-  /** The best of several runs, by the GPU's clock. */
-  readonly milliseconds: number
-  /** What memory or matrix units need at the rates below, whichever is longer. */
-  readonly floorMilliseconds: number
-  readonly ofFloor: number
-  readonly gate: number
-  readonly met: boolean
-}
 
 /** Rates seen on an H200, of a copy and of a bf16 product; other cards are held to the same. */
 const bytesPerSecond = 4.3e12
@@ -44,65 +41,81 @@ const steps: readonly Step[] = [
   { name: 'prefill 8192', sequences: 1, start: 0, count: 8192, gate: 0.25 },
 ]
 
-/** Times every kind of layer. Never asked of the fake driver, whose times would mean nothing. */
-export async function timeLayers(subject: Subject): Promise<readonly LayerTime[]> {
+const toySteps: readonly Step[] = [
+  { name: 'decode 1', sequences: 1, start: 31, count: 1, gate: 0.5 },
+  { name: 'prefill 6', sequences: 1, start: 0, count: 6, gate: 0.25 },
+]
+
+const limits: RunLimits = { runs: 20, secondsMax: 3 }
+const toyLimits: RunLimits = { runs: 3, secondsMax: 1 }
+
+/** Times a kind of layer in all its steps. Never asked of the fake driver, whose times mean nothing. */
+export async function timeKind(
+  subject: Subject,
+  name: string,
+  { toy }: Pick<ProofOptions, 'toy'>,
+): Promise<KindTimes> {
   if (subject.fake) throw new Error('a fake driver has no times')
+  const kind = layerKinds.find((known) => known === name)
+  assert(kind !== undefined, `there is no kind of layers ${name}`)
+  const released = toy ? parseModelConfig(toyConfig) : await flashConfig()
+  const config = loneLayerConfig(released, { kind, expertCount: released.expertCount })
+  const device = subject.open()
+  const timer = new ColdTimer(device)
+  const measure = (work: () => void): readonly number[] =>
+    timer.measure(work, toy ? toyLimits : limits)
+  const times = timeLayer(device, config, { kind, steps: toy ? toySteps : steps, measure })
+  const clocks = readClocks(subject.gpu.ordinal)
+  const gigabytes = device.memory().peakBytes / 1e9
+  timer.close()
+  device.close()
+  return { times, clocks, gigabytes }
+}
+
+async function flashConfig(): Promise<ModelConfig> {
   const file = new URL('../../test/vectors/config/v4-flash.json', import.meta.url)
-  const released = parseModelConfig(JSON.parse(await readFile(file, 'utf8')))
-  const { expertCount } = released
-  return (['swa', 'csa', 'hca'] as const).flatMap((kind) => {
-    const device = subject.open()
-    const timer = new GpuTimer(device.context)
-    const measure = (work: () => void): number => timer.measure(work)
-    const timed = timeLayer(device, loneLayerConfig(released, { kind, expertCount }), {
-      kind,
-      steps,
-      rounds: 20,
-      measure,
-    })
-    timer.close()
-    device.close()
-    return timed
-  })
+  return parseModelConfig(JSON.parse(await readFile(file, 'utf8')))
 }
 
 export interface TimeOptions {
-  readonly kind: LayerKind
+  readonly kind: TimedKind
   readonly steps: readonly Step[]
-  /** How often a step is measured; the best counts. */
-  readonly rounds: number
-  /** Milliseconds that what `work` launches takes. */
-  readonly measure: (work: () => void) => number
+  /** Milliseconds of what `work` launches, in several runs. */
+  readonly measure: (work: () => void) => readonly number[]
 }
 
-/** Times one layer's steps, recorded where the device records, and works out what each needs at least. */
+/** Times one layer's steps, run as the model runs them, and works out what each needs at least. */
 export function timeLayer(
   device: CudaDevice,
   config: ModelConfig,
-  { kind, steps, rounds, measure }: TimeOptions,
+  { kind, steps, measure }: TimeOptions,
 ): readonly LayerTime[] {
   const counting = new CostCountingDevice(device)
   const layer = new LoneLayer(counting, config, {
     sequences: Math.max(...steps.map(({ sequences }) => sequences)),
     contextMax: Math.max(...steps.map(({ start, count }) => start + count)),
     quantise: true,
+    rows: 'compact',
   })
   layer.fillCache()
   return steps.map(({ name, sequences, start, count, gate }): LayerTime => {
     const segments = layer.sequences
       .slice(0, sequences)
       .map((sequence): LoneSegment => ({ sequence, start, count }))
+    const rows = segments.flatMap(rowsOf)
     const run = layer.begin(segments)
-    const { bytes, flops } = counting.count(segments.flatMap(rowsOf), run)
+    const { bytes, flops } = counting.count(rows, run)
     const floorMilliseconds = 1000 * Math.max(bytes / bytesPerSecond, flops / flopsPerSecond)
-    const once = (): void => void device.replay(`${kind} ${name}`, run)
-    once()
-    const milliseconds = Math.min(...Array.from({ length: rounds }, () => measure(once)))
+    const recorded = rows.length <= recordedRowsMax
+    const times = measure(() => void (recorded ? device.replay(`${kind} ${name}`, run) : run()))
+    const milliseconds = median(times)
     const ofFloor = floorMilliseconds / milliseconds
     return {
       kind,
       step: name,
       milliseconds,
+      bestMilliseconds: Math.min(...times),
+      runs: times.length,
       floorMilliseconds,
       ofFloor,
       gate,

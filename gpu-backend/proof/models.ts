@@ -1,21 +1,15 @@
+import { strict as assert } from 'node:assert'
 import { readFile } from 'node:fs/promises'
 import { openToyCheckpoint } from '#weights/toy/open-toy.ts'
 import type { CudaDevice } from '../src/device/cuda.ts'
 import type { Device } from '../src/device/device.ts'
 import { ReferenceDevice } from '../src/device/reference.ts'
 import { loadModel, type Model, type Quantisation, type Segment } from '../src/model/model.ts'
+import { type Claim, modelParts, type ProofOptions } from './stages.ts'
 import type { Subject } from './subject.ts'
 
-/** One claim about whole models, and whether it held. */
-export interface Claim {
-  readonly claim: string
-  readonly held: boolean
-  /** What was seen. */
-  readonly seen: string
-}
-
 /** On a GPU all goldens; on the host a block of 16 ends, and the window turns over. */
-const textLengths = { gpu: 140, fake: 24 }
+const textLengths = { gpu: 140, host: 24 }
 /**
  * Share of positions whose most likely token has to be the golden one. Inputs of products are
  * bfloat16; where a token's experts or entries lie close together another choice is as right.
@@ -39,14 +33,25 @@ function goldenTokens(start: number, end: number): Int32Array {
   })
 }
 
-/** Goldens, agreement with the reference, and what may not change a bit of a model's logits. */
-export async function proveModels(subject: Subject): Promise<readonly Claim[]> {
-  const tokens = subject.fake ? textLengths.fake : textLengths.gpu
-  return [
-    ...(await goldenClaims(subject, tokens)),
-    ...(await invarianceClaims(subject, 'off', tokens)),
-    ...(await invarianceClaims(subject, 'on', tokens)),
-  ]
+/** Goldens and agreement with the reference; or what may not change a bit of a model's logits. */
+export function proveModel(
+  subject: Subject,
+  part: string,
+  { fake, toy }: Pick<ProofOptions, 'fake' | 'toy'>,
+): Promise<readonly Claim[]> {
+  const known = modelParts.find((name) => name === part)
+  assert(known !== undefined, `there is no part ${part} of models`)
+  const tokens = fake || toy ? textLengths.host : textLengths.gpu
+  switch (known) {
+    case 'goldens':
+      return goldenClaims(subject, tokens)
+    case 'invariance off':
+      return invarianceClaims(subject, 'off', tokens)
+    case 'invariance on':
+      return invarianceClaims(subject, 'on', tokens)
+    default:
+      return known satisfies never
+  }
 }
 
 function load(device: Device, quantisation: Quantisation): Promise<Model> {

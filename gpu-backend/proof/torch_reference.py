@@ -1,32 +1,52 @@
-"""Times of dense bf16 products in torch, as JSON: rows, inputs, outputs and best milliseconds each."""
+"""Times of dense bf16 products in torch.
+
+Reads {"device": "cuda" or "cpu", "runs": n, "cacheBytes": n, "shapes": [[rows, inputs, outputs], …]}
+and writes {"torch": version, "milliseconds": [median of each shape]}.
+"""
 
 import json
+import statistics
 import sys
+import time
 
 import torch
 
-ROUNDS = 20
+WARM_UP = 10
 
 
-def best_milliseconds(rows: int, inputs: int, outputs: int) -> float:
-    x = torch.randn(rows, inputs, device="cuda", dtype=torch.bfloat16)
-    # Several weights in turn, so that small ones do not stay in the cache.
-    copies = max(1, (256 << 20) // (2 * inputs * outputs))
-    weights = [torch.randn(outputs, inputs, device="cuda", dtype=torch.bfloat16) for _ in range(copies)]
-    best = float("inf")
-    for turn in range(ROUNDS):
-        begin, end = torch.cuda.Event(True), torch.cuda.Event(True)
-        begin.record()
-        torch.nn.functional.linear(x, weights[turn % copies])
-        end.record()
-        end.synchronize()
-        if turn >= 3:
-            best = min(best, begin.elapsed_time(end))
-    return best
+def milliseconds_on_gpu(work) -> float:
+    begin, end = torch.cuda.Event(True), torch.cuda.Event(True)
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
 
 
-shapes = json.load(sys.stdin)
+def milliseconds_on_cpu(work) -> float:
+    begin = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def median_milliseconds(order: dict, rows: int, inputs: int, outputs: int) -> float:
+    device = order["device"]
+    x = torch.randn(rows, inputs, device=device, dtype=torch.bfloat16)
+    weight = torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16)
+    # Read before each product: nothing of that is in the cache, and a GPU is not waiting to be asked.
+    others = torch.ones(order["cacheBytes"] // 2, device=device, dtype=torch.bfloat16)
+    measure = milliseconds_on_gpu if device == "cuda" else milliseconds_on_cpu
+    times = []
+    for _ in range(WARM_UP + order["runs"]):
+        others.max()
+        times.append(measure(lambda: torch.nn.functional.linear(x, weight)))
+    return statistics.median(times[WARM_UP:])
+
+
+order = json.load(sys.stdin)
+if order["device"] == "cuda" and not torch.cuda.is_available():
+    sys.exit("torch sees no GPU")
 print(json.dumps({
     "torch": torch.__version__,
-    "milliseconds": [best_milliseconds(*shape) for shape in shapes],
+    "milliseconds": [median_milliseconds(order, *shape) for shape in order["shapes"]],
 }))

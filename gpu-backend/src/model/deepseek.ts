@@ -18,7 +18,7 @@ import { runTogether } from './pass.ts'
 import type { ModelShape } from './shape.ts'
 
 /** Larger steps are prefill: long enough to be launched op by op, and rarely two of one size. */
-const recordedRowsMax = 64
+export const recordedRowsMax = 64
 
 /** A sequence or prefix, and which device it lives on. */
 interface Placed<T> {

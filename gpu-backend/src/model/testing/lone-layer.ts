@@ -5,7 +5,14 @@ import type { Device } from '../../device/device.ts'
 import { type LinearWeight, type Tensor, tensorBytes } from '../../device/tensor.ts'
 import { pageTokens } from '../../kernels/batch.ts'
 import { hcPost } from '../../kernels/hc-post/hc-post.ts'
-import { Cache, type CachedSequence, type LayerCache } from '../cache.ts'
+import {
+  type CompactLayout,
+  compactRowBytes,
+  encodeRow,
+  keyLayout,
+  rowWidth,
+} from '../../kernels/numerics/compact-rows.ts'
+import { Cache, type CachedSequence, type CacheRows, type LayerCache } from '../cache.ts'
 import { type LayersOutput, type Machine, runLayers } from '../forward.ts'
 import { runAlone } from '../pass.ts'
 import type { PooledTensor } from '../pool.ts'
@@ -19,6 +26,8 @@ import { syntheticSource, syntheticTensor } from './synthetic-weights.ts'
 const ratios: Readonly<Record<LayerKind, number>> = { swa: 0, csa: 4, hca: 128 }
 /** Ids there are; a layer does not see how many. */
 const vocabSize = 512
+/** Prime, so that sequences do not all have the same past. */
+const compactRowsDrawn = 4099
 
 /**
  * A released model cut down to one layer of a kind, all widths kept: no draft block, no hash
@@ -45,6 +54,8 @@ export interface LoneLayerOptions {
   /** Tokens each sequence reserves. */
   readonly contextMax: number
   readonly quantise: boolean
+  /** Absent: `plain`. */
+  readonly rows?: CacheRows
   /** Where a tensor's bytes come from; absent: drawn anew. */
   readonly makeTensor?: typeof syntheticTensor
 }
@@ -65,7 +76,8 @@ export class LoneLayer {
   readonly #placer: WeightPlacer
 
   constructor(device: Device, config: ModelConfig, options: LoneLayerOptions) {
-    const { sequences, contextMax, quantise, makeTensor = syntheticTensor } = options
+    const { sequences, contextMax, quantise, rows = 'plain' } = options
+    const { makeTensor = syntheticTensor } = options
     const shape = modelShape(config)
     const source = syntheticSource(config)
     this.#placer = new WeightPlacer(source, device)
@@ -83,7 +95,7 @@ export class LoneLayer {
       rollbackMax: 8,
       prefixesMax: 0,
     }
-    const cache = new Cache(device, shape, { limits, draft: false, rows: 'plain' })
+    const cache = new Cache(device, shape, { limits, draft: false, rows })
     const [layer] = weights.layers
     const [layerCache] = cache.layers
     assert(layer !== undefined && layerCache !== undefined, 'there is a layer')
@@ -102,12 +114,9 @@ export class LoneLayer {
   fillCache(): void {
     for (const { kind, tensor } of this.pooled()) {
       const bytes = new Uint8Array(tensorBytes(tensor))
-      const values = new Float32Array(bytes.buffer)
       const numbers = new SplitMix(kind.label)
-      for (let i = 0; i < values.length; i++) {
-        numbers.next()
-        values[i] = numbers.uniform
-      }
+      if (tensor.dtype === 'u8') this.#drawCompactRows(numbers, tensor, bytes)
+      else drawValues(numbers, new Float32Array(bytes.buffer))
       this.machine.device.write(tensor.buffer, tensor.byteOffset, bytes)
     }
   }
@@ -156,6 +165,24 @@ export class LoneLayer {
     for (const buffer of this.#placer.buffers) device.free(buffer)
   }
 
+  /** Writing rows down takes long: after some thousand they are the same ones again. */
+  #drawCompactRows(numbers: SplitMix, { shape }: Tensor, into: Uint8Array): void {
+    const { headDim, ropeDim, indexHeadDim } = this.machine.shape
+    const key = keyLayout(headDim, ropeDim)
+    const rowBytes = shape.at(-1) ?? 0
+    const isKey = rowBytes === compactRowBytes(key)
+    const layout: CompactLayout = isKey ? key : { kind: 'index', width: indexHeadDim }
+    const values = new Float32Array(rowWidth(layout))
+    const drawn = Math.min(into.length, compactRowsDrawn * rowBytes)
+    for (let at = 0; at < drawn; at += rowBytes) {
+      drawValues(numbers, values)
+      encodeRow(layout, values, into.subarray(at, at + rowBytes))
+    }
+    for (let at = drawn; at < into.length; at += drawn) {
+      into.copyWithin(at, 0, Math.min(drawn, into.length - at))
+    }
+  }
+
   #layOut(segments: readonly LoneSegment[]): readonly StepSegment[] {
     return layOut(
       segments.map(({ sequence, start, count }) => ({
@@ -167,6 +194,13 @@ export class LoneLayer {
         ),
       })),
     )
+  }
+}
+
+function drawValues(numbers: SplitMix, into: Float32Array): void {
+  for (let i = 0; i < into.length; i++) {
+    numbers.next()
+    into[i] = numbers.uniform
   }
 }
 

@@ -38,6 +38,11 @@ export function ensureFakeLibrary(): ReturnType<typeof ensureNativeAddon> {
   return ensureNativeAddon({ sourceDir: `${here}driver` })
 }
 
+/** The same, built to pass for a real driver: for programs that are to find nothing else. */
+export function ensureDisguisedLibrary(): ReturnType<typeof ensureNativeAddon> {
+  return ensureNativeAddon({ sourceDir: `${here}disguised` })
+}
+
 /** The driver that runs kernels on the host. One machine a process: `reset` makes it another. */
 export class FakeMachine {
   readonly path: string

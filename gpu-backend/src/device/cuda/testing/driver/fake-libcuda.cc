@@ -11,8 +11,10 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -43,6 +45,7 @@ enum Result : int32_t {
   noBinaryForGpu = 209,
   invalidHandle = 400,
   notFound = 500,
+  notReady = 600,
   illegalAddress = 700,
   peerAccessAlreadyEnabled = 704,
   launchFailed = 719,
@@ -66,17 +69,20 @@ struct Options {
   int64_t devices = 1;
   int64_t architecture = 90;
   int64_t memoryBytes = int64_t{8} << 30;
-  /// The n-th allocation from now on fails, the n-th kernel run faults; 0: none.
+  /// The n-th allocation from now on fails, the n-th kernel run faults, or never ends; 0: none.
   int64_t oomAt = 0;
   int64_t faultAt = 0;
+  int64_t hangAt = 0;
   /// Whether GPUs can reach each other's memory.
   int64_t peers = 1;
+  /// 0: kernels are counted and not run, to see what everything around them costs.
+  int64_t execute = 1;
 
   void parse(const char* text) {
     const std::map<std::string, int64_t*> fields = {
         {"version", &version}, {"devices", &devices}, {"architecture", &architecture},
-        {"memoryBytes", &memoryBytes}, {"oomAt", &oomAt}, {"faultAt", &faultAt},
-        {"peers", &peers}};
+        {"memoryBytes", &memoryBytes}, {"oomAt", &oomAt}, {"faultAt", &faultAt}, {"hangAt", &hangAt},
+        {"peers", &peers}, {"execute", &execute}};
     std::string rest = text == nullptr ? "" : text;
     while (!rest.empty()) {
       const size_t comma = std::min(rest.find(','), rest.size());
@@ -123,6 +129,7 @@ struct Event {
   Stream* stream = nullptr;
   uint64_t recorded = 0;
   uint64_t reached = 0;
+  std::chrono::steady_clock::time_point time;
 };
 
 struct Stream {
@@ -410,6 +417,10 @@ void protectOthers(const Context& context, int protection) {
 int32_t runLaunch(const Launch& launch) {
   Context& context = *launch.function->module->context;
   state->counts.kernels++;
+  if (state->options.hangAt != 0 && --state->options.hangAt == 0) {
+    for (;;) pause();
+  }
+  if (state->options.execute == 0) return success;
   if (state->options.faultAt != 0 && --state->options.faultAt == 0) {
     state->fault = launch.function->name + " was made to fail";
     return launchFailed;
@@ -508,6 +519,7 @@ uint64_t handleOf(T* object) {
 
 }  // namespace
 
+#ifndef SLUICE_DISGUISED
 // ---- the tests' side ---------------------------------------------------------------------------
 
 SLUICE_EXPORT void sluice_fake_reset(const char* options) { reset(options); }
@@ -532,6 +544,7 @@ SLUICE_EXPORT int32_t sluice_fake_report(char* into, uint64_t bytes) {
       static_cast<long long>(buffers), static_cast<long long>(liveBytes), held,
       state->fault.c_str());
 }
+#endif
 
 // ---- the driver's side -------------------------------------------------------------------------
 
@@ -563,7 +576,11 @@ SLUICE_EXPORT int32_t cuDeviceGet(int32_t* device, int32_t ordinal) {
 
 SLUICE_EXPORT int32_t cuDeviceGetName(char* name, int32_t bytes, int32_t device) {
   if (!isDevice(device)) return invalidDevice;
+#ifdef SLUICE_DISGUISED
+  std::snprintf(name, static_cast<size_t>(bytes), "no GPU but the host");
+#else
   std::snprintf(name, static_cast<size_t>(bytes), "fake GPU %d", device);
+#endif
   return success;
 }
 
@@ -572,6 +589,7 @@ SLUICE_EXPORT int32_t cuDeviceGetAttribute(int32_t* value, int32_t attribute, in
   const int32_t architecture = static_cast<int32_t>(state->options.architecture);
   switch (attribute) {
     case 16: *value = 4; return success;  // multiprocessors
+    case 38: *value = 64 << 10; return success;  // cache
     case 75: *value = architecture / 10; return success;
     case 76: *value = architecture % 10; return success;
     case 97: *value = sharedBytesMax; return success;
@@ -817,6 +835,7 @@ SLUICE_EXPORT int32_t cuEventRecord(uint64_t eventHandle, uint64_t handle) {
   const uint64_t count = ++event->recorded;
   stream->queue.push_back([event, count] {
     event->reached = count;
+    event->time = std::chrono::steady_clock::now();
     return success;
   });
   return success;
@@ -828,16 +847,42 @@ SLUICE_EXPORT int32_t cuEventSynchronize(uint64_t handle) {
   return event == nullptr ? invalidHandle : reach(*event, event->recorded);
 }
 
-/// Nothing here takes the time it takes on a GPU.
-SLUICE_EXPORT int32_t cuEventElapsedTime(float*, uint64_t, uint64_t) { return notSupported; }
+/// Nothing here takes the time it takes on a GPU: only in disguise is there a clock, the host's.
+SLUICE_EXPORT int32_t cuEventElapsedTime(float* milliseconds, uint64_t begin, uint64_t end) {
+#ifdef SLUICE_DISGUISED
+  const Event* from = eventOf(begin);
+  const Event* to = eventOf(end);
+  if (from == nullptr || to == nullptr) return invalidHandle;
+  if (from->reached < from->recorded || to->reached < to->recorded) return notReady;
+  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  return success;
+#else
+  static_cast<void>(milliseconds), static_cast<void>(begin), static_cast<void>(end);
+  return notSupported;
+#endif
+}
+
+/// The library of host kernels that an image stands for; empty: none.
+static std::string libraryOf(const char* image) {
+#ifdef SLUICE_DISGUISED
+  uint32_t magic = 0;
+  std::memcpy(&magic, image, sizeof magic);
+  const char* library = std::getenv("SLUICE_SIMT_LIBRARY");
+  // What a fatbin begins with.
+  return magic == 0xba55ed50 && library != nullptr ? library : "";
+#else
+  const std::string text(image, strnlen(image, 4096));
+  const std::string header = "sluice simt 1\n";
+  if (text.compare(0, header.size(), header) != 0) return "";
+  const std::string path = text.substr(header.size());
+  return path.substr(0, path.find('\n'));
+#endif
+}
 
 SLUICE_EXPORT int32_t cuModuleLoadData(uint64_t* handle, const char* image) {
   if (const int32_t result = ready(); result != success) return result;
-  const std::string text(image, strnlen(image, 4096));
-  const std::string header = "sluice simt 1\n";
-  if (text.compare(0, header.size(), header) != 0) return invalidImage;
-  std::string path = text.substr(header.size());
-  path = path.substr(0, path.find('\n'));
+  const std::string path = libraryOf(image);
+  if (path.empty()) return invalidImage;
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     state->fault = dlerror();
