@@ -7,6 +7,7 @@ import { limitAddresses, limitKeys } from './middleware/flood-limits.ts'
 import { traceRequests } from './middleware/trace-requests.ts'
 import { loadSettings } from './middleware/settings.ts'
 import { admin } from './routes/admin.ts'
+import { balance } from './routes/balance.ts'
 import { chatCompletions } from './routes/chat-completions.ts'
 import { health } from './routes/health.ts'
 import { limits } from './routes/limits.ts'
@@ -42,6 +43,7 @@ export function createApp(deps: AppDeps): Hono<AppEnv> {
   app.route('/', models(deps))
   app.route('/', usage(deps))
   app.route('/', limits(deps))
+  app.route('/', balance(deps))
   app.route('/', requests(deps))
   return app
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { formatUsd, parseUsd } from './usd.ts'
+import { formatCents, formatUsd, parseUsd } from './usd.ts'
 
 describe('parseUsd', () => {
   it.each([
@@ -40,5 +40,18 @@ describe('formatUsd', () => {
     [9_007_199_254_740_993n, '9007.199254740993'],
   ])('writes %s pico-dollars in full', (pico, text) => {
     expect(formatUsd(pico)).toBe(text)
+  })
+})
+
+describe('formatCents', () => {
+  it.each([
+    [0n, '0.00'],
+    [9_999_999_999n, '0.00'],
+    [12_349_999_000_000n, '12.34'],
+    [-1n, '-0.01'],
+    [-1_234_560_000_000n, '-1.24'],
+    [-1_230_000_000_000n, '-1.23'],
+  ])('rounds %s pico-dollars down to cents', (pico, text) => {
+    expect(formatCents(pico)).toBe(text)
   })
 })

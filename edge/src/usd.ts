@@ -21,3 +21,13 @@ export function formatUsd(pico: bigint): string {
   const fraction = digits.slice(-USD_DECIMALS).replace(/0+$/, '')
   return `${sign}${digits.slice(0, -USD_DECIMALS)}${fraction === '' ? '' : `.${fraction}`}`
 }
+
+const PICO_PER_CENT = PICO_PER_USD / 100n
+
+/** An amount for people, in whole cents, never more than there is: `12.34`, `-0.01`. */
+export function formatCents(pico: bigint): string {
+  const rest = ((pico % PICO_PER_CENT) + PICO_PER_CENT) % PICO_PER_CENT
+  const cents = (pico - rest) / PICO_PER_CENT
+  const digits = (cents < 0n ? -cents : cents).toString().padStart(3, '0')
+  return `${cents < 0n ? '-' : ''}${digits.slice(0, -2)}.${digits.slice(-2)}`
+}
