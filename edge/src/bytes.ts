@@ -10,11 +10,9 @@ export function randomLetters(length: number, randomBytes: RandomBytes): string 
 
 /** One letter a byte, of five of its bits. */
 export function lettersOf(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => LETTERS.charAt(byte % LETTERS.length)).join('')
-}
-
-export function toHex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('')
+  let text = ''
+  for (const byte of bytes) text += LETTERS.charAt(byte % LETTERS.length)
+  return text
 }
 
 export async function sha256(text: string): Promise<Uint8Array> {

@@ -99,7 +99,7 @@ export function endTurn(c: AppContext, pool: Pool, requestId: string, tools: Tur
   const entry = tools.pools.entry(pool.id)
   if (tools.deps.now() < entry.unmanagedUntilMs) return
   entry.leases.end(requestId)
-  c.executionCtx.waitUntil(tellPool(c, pool, tools))
+  if (Date.now() >= entry.tellingUntilMs) c.executionCtx.waitUntil(tellPool(c, pool, tools))
 }
 
 /** The request has gone or was not dispatched: somebody may be waiting for its turn right now. */

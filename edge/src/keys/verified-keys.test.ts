@@ -22,6 +22,14 @@ describe('VerifiedKeys', () => {
     expect(verified.get('a', 1_200)).toBeNull()
   })
 
+  it('keeps no key in memory that has lapsed when the next one comes', () => {
+    const verified = new VerifiedKeys<string>({ keysMax: 10, ttlMs: 1_500 })
+    verified.add('a', 'Ada', asked(0))
+    verified.add('b', 'Bob', asked(1_000))
+    verified.add('c', 'Cy', asked(1_500))
+    expect(verified.size).toBe(2)
+  })
+
   it('knows only what it was told', () => {
     const verified = new VerifiedKeys<string>({ keysMax: 10, ttlMs: 1_500 })
     verified.add('a', 'Ada', asked(0))

@@ -17,7 +17,10 @@ interface Acceptance<T> {
 export class VerifiedKeys<T> {
   readonly #keysMax: number
   readonly #ttlMs: number
-  /** By fingerprint of the key, in the order of insertion. */
+  /**
+   * By the key itself: hashing it costs more than all the rest of a busy key's request. So that none
+   * stays in memory for long, whatever has lapsed goes with the next one that comes.
+   */
   readonly #acceptances = new Map<string, Acceptance<T>>()
 
   constructor(options: VerifiedKeysOptions) {
@@ -25,11 +28,11 @@ export class VerifiedKeys<T> {
     this.#ttlMs = options.ttlMs
   }
 
-  get(fingerprint: string, nowMs: number): T | null {
-    const acceptance = this.#acceptances.get(fingerprint)
+  get(key: string, nowMs: number): T | null {
+    const acceptance = this.#acceptances.get(key)
     if (acceptance === undefined) return null
     if (nowMs < acceptance.lapsesAtMs) return acceptance.caller
-    this.#acceptances.delete(fingerprint)
+    this.#acceptances.delete(key)
     return null
   }
 
@@ -38,13 +41,14 @@ export class VerifiedKeys<T> {
    * credential itself ends, may lapse it sooner.
    */
   add(
-    fingerprint: string,
+    key: string,
     caller: T,
     { askedAtMs, untilMs }: { readonly askedAtMs: number; readonly untilMs: number | null },
   ): void {
-    this.#acceptances.delete(fingerprint)
+    this.#forgetLapsed(askedAtMs)
+    this.#acceptances.delete(key)
     const lapsesAtMs = Math.min(askedAtMs + this.#ttlMs, untilMs ?? Number.POSITIVE_INFINITY)
-    this.#acceptances.set(fingerprint, { caller, lapsesAtMs })
+    this.#acceptances.set(key, { caller, lapsesAtMs })
     if (this.#acceptances.size <= this.#keysMax) return
     const [oldest] = this.#acceptances.keys()
     if (oldest !== undefined) this.#acceptances.delete(oldest)
@@ -52,5 +56,13 @@ export class VerifiedKeys<T> {
 
   get size(): number {
     return this.#acceptances.size
+  }
+
+  /** From the oldest on, up to the first that still holds. */
+  #forgetLapsed(nowMs: number): void {
+    for (const [key, { lapsesAtMs }] of this.#acceptances) {
+      if (nowMs < lapsesAtMs) return
+      this.#acceptances.delete(key)
+    }
   }
 }

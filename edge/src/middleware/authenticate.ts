@@ -1,6 +1,5 @@
 import type { MiddlewareHandler } from 'hono'
 import { ApiError } from '#protocol/errors.ts'
-import { sha256, toHex } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv, Caller } from '../context.ts'
 import { overloaded, reachObject } from '../failures.ts'
 import { mayUseRoute } from '../keys/access.ts'
@@ -66,14 +65,13 @@ async function identify(c: AppContext, verifier: Verifier): Promise<Caller> {
   if (presented === null) {
     throw unauthenticated('no API key was given; send it as "Authorization: Bearer <key>".')
   }
-  const fingerprint = toHex(await sha256(presented))
   const askedAtMs = verifier.deps.now()
-  const known = verifier.verified.get(fingerprint, askedAtMs)
+  const known = verifier.verified.get(presented, askedAtMs)
   if (known !== null) return known
   const accepted = looksLikeToken(presented)
     ? await acceptToken(c, presented, verifier)
     : await acceptKey(c, presented, verifier.deps)
-  verifier.verified.add(fingerprint, accepted.caller, { askedAtMs, untilMs: accepted.untilMs })
+  verifier.verified.add(presented, accepted.caller, { askedAtMs, untilMs: accepted.untilMs })
   return accepted.caller
 }
 

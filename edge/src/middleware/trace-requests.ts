@@ -4,6 +4,7 @@ import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
 import { randomLetters } from '../bytes.ts'
 import type { AppDeps, AppEnv } from '../context.ts'
 import { rateLimitHeaders } from '../rate-limit-headers.ts'
+import type { LimitView } from '../rate-limit-headers.ts'
 import { RequestTrace } from '../request-trace.ts'
 
 const ID_LETTERS = 24
@@ -13,6 +14,8 @@ const ID_LETTERS = 24
  * `x-request-id` and `server-timing`, and the log one line.
  */
 export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
+  // Under a lease many requests show one state of the limits.
+  const written = new WeakMap<readonly LimitView[], readonly (readonly [string, string])[]>()
   return async function traceRequest(c, next) {
     const requestId = `req_${randomLetters(ID_LETTERS, deps.randomBytes)}`
     const trace = new RequestTrace(requestId, deps.now())
@@ -21,9 +24,9 @@ export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
     const nowMs = deps.now()
     c.res.headers.set(REQUEST_ID_HEADER, requestId)
     c.res.headers.set('server-timing', trace.serverTiming(nowMs))
-    for (const [name, value] of Object.entries(rateLimitHeaders(trace.limits))) {
-      c.res.headers.set(name, value)
-    }
+    const limits = written.get(trace.limits) ?? Object.entries(rateLimitHeaders(trace.limits))
+    written.set(trace.limits, limits)
+    for (const [name, value] of limits) c.res.headers.set(name, value)
     if (trace.streaming) return
     const end = { method: c.req.method, route: routePath(c), status: c.res.status, nowMs }
     const clientGone = c.req.raw.signal.aborted

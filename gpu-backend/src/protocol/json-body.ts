@@ -1,5 +1,7 @@
 import { ApiError } from './errors.ts'
 
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
 /**
  * A request body's bytes as text. Throws 400 when they are not UTF-8, naming the field they stand in
  * where that can be told.
@@ -9,7 +11,7 @@ import { ApiError } from './errors.ts'
  */
 export function decodeBody(bytes: Uint8Array): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)
+    return utf8.decode(bytes)
   } catch (cause) {
     const param = fieldWithReplacement(bytes)
     const what = param === null ? 'The request body' : `'${param}'`
