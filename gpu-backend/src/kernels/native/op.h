@@ -8,6 +8,7 @@
 #include "buffers.h"
 #include "cpu.h"
 #include "errors.h"
+#include "rotation-tables.h"
 #include "scratch.h"
 #include "thread-pool.h"
 
@@ -27,6 +28,7 @@ struct Context {
   Buffers buffers;
   ThreadPool pool;
   Scratch scratch;
+  RotationTables rotations;
   Isa isa;
   Numerics numerics;
 };

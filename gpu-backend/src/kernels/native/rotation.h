@@ -20,7 +20,7 @@ class Rotations {
   const double* row(int64_t row) const { return table_ + 2 * pairs_ * row; }
 
  private:
-  double* table_;
+  const double* table_;
   int64_t pairs_;
 };
 

@@ -1,6 +1,9 @@
 #include "matmul.h"
 
 #include <algorithm>
+#include <cstring>
+
+#include "../lines.h"
 
 namespace sluice {
 namespace {
@@ -61,7 +64,19 @@ void store(const Product& product, int64_t inputRow, int64_t weightRow, int64_t 
   const int64_t count = std::min<int64_t>(panelRows, product.weight.rows - weightRow);
   for (int64_t m = 0; m < rows; m++) {
     float* into = product.output + (inputRow + m) * product.outputStride + weightRow;
-    for (int64_t i = 0; i < count; i++) into[i] = sums[m * panelRows + i];
+    if (count == panelRows) {
+      // A size known beforehand is one vector's store.
+      std::memcpy(into, sums + m * panelRows, panelRows * sizeof(float));
+    } else {
+      std::copy_n(sums + m * panelRows, count, into);
+    }
+  }
+}
+
+/// Lines that `store` will write, asked for while the kernel computes what goes there.
+void ownOutput(const Product& product, int64_t inputRow, int64_t weightRow, int64_t rows) {
+  for (int64_t m = 0; m < rows; m++) {
+    ownLines(product.output + (inputRow + m) * product.outputStride + weightRow, 1);
   }
 }
 
@@ -83,6 +98,7 @@ void runChunk(const KernelSet& kernels, const Product& product, const Chunks& ch
   const int64_t end = std::min(product.weight.rows, (rowChunk + 1) * chunkRows);
   for (int64_t row = rowChunk * chunkRows; row < end; row += panelRows) {
     const Panel panel = panelAt(product.weight, row, space.panel);
+    ownOutput(product, firstInput, row, inputRows);
     kernel(panel, inputs.tiles + firstTile, static_cast<int>(tiles), space.sums);
     store(product, firstInput, row, inputRows, space.sums);
   }
