@@ -31,6 +31,7 @@ describe('parseConfig', () => {
     expect(config).toMatchObject({
       checkpoint: 's3://bucket/toy',
       device: 'auto',
+      gpus: null,
       quantisation: 'on',
       numerics: 'exact',
       pool: 'local',
@@ -72,6 +73,32 @@ describe('parseConfig', () => {
     expect(Object.isFrozen(config) && Object.isFrozen(config.limits)).toBe(true)
     expect(config.edgePublicKey.type).toBe('public')
     expect(config.recordPrivateKey.type).toBe('private')
+  })
+
+  it('shares what there is among the GPUs it is given', async () => {
+    const onGpus = { ...env, SLUICE_DEVICE: 'cuda', SLUICE_GPUS: '0,2,1' }
+    const config = await parseConfig({ ...onGpus, SLUICE_CACHE_TOKENS: '4096' })
+    expect(config.gpus).toEqual([0, 2, 1])
+    // A sequence has pages of one GPU alone.
+    expect(config.limits).toMatchObject({ cacheTokens: 4096, contextTokensMax: 1280 })
+    const one = await parseConfig({ ...onGpus, SLUICE_GPUS: '3', SLUICE_EXPERT_SLOTS: '50' })
+    expect([one.gpus, one.limits.contextTokensMax]).toEqual([[3], null])
+    const refused = (changes: Record<string, string>) => refusal({ ...onGpus, ...changes })
+    expect(await refused({ SLUICE_GPUS: '0,x' })).toBe(
+      'SLUICE_GPUS must be numbers of GPUs like 0,1,2,3',
+    )
+    expect(await refused({ SLUICE_GPUS: '1,1' })).toBe(
+      'SLUICE_GPUS must be at most 16 GPUs, each once',
+    )
+    expect(await refused({ SLUICE_DEVICE: 'auto' })).toBe(
+      'SLUICE_GPUS is for SLUICE_DEVICE=cuda alone',
+    )
+    expect(await refused({ SLUICE_EXPERT_SLOTS: '9' })).toMatch(
+      /^SLUICE_EXPERT_SLOTS is for one GPU/,
+    )
+    expect(await refused({ SLUICE_CACHE_TOKENS: '512' })).toBe(
+      'SLUICE_CACHE_TOKENS must be at least 256 for each of 3 GPUs',
+    )
   })
 
   it('names each required variable when it is missing', async () => {

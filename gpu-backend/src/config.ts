@@ -51,6 +51,8 @@ export interface Limits {
 export interface Config {
   readonly checkpoint: string
   readonly device: DeviceName | 'auto'
+  /** GPUs that share the model, by the driver's numbers; null: one device. */
+  readonly gpus: readonly number[] | null
   readonly quantisation: Quantisation
   /** How exactly the CPU device computes linears. */
   readonly numerics: Numerics
@@ -83,6 +85,9 @@ export class ConfigError extends Error {
 /** The cache is laid out in pages of this many tokens. */
 const pageTokens = 256
 
+/** GPUs that may share a model. */
+const gpusMax = 16
+
 const devices = ['auto', ...deviceNames] as const
 
 const required = (what: string) => z.string({ error: `is required: ${what}` }).min(1, 'is empty')
@@ -102,6 +107,10 @@ const whole = (fallback: number, least: number, most: number = 2 ** 31 - 1) => {
 const environmentSchema = z.object({
   SLUICE_CHECKPOINT: required('a folder or s3:// URL with a published checkpoint'),
   SLUICE_DEVICE: z.enum(devices, `must be one of ${devices.join(', ')}`).default('auto'),
+  SLUICE_GPUS: z
+    .string()
+    .regex(/^(\d{1,2}(,\d{1,2})*)?$/, 'must be numbers of GPUs like 0,1,2,3')
+    .default(''),
   SLUICE_QUANTISATION: z.enum(['on', 'off'], 'must be on or off').default('on'),
   SLUICE_NUMERICS: z.enum(['exact', 'fast'], 'must be exact or fast').default('exact'),
   SLUICE_POOL: name('the pool this backend serves, as the edge calls it'),
@@ -161,9 +170,11 @@ export async function parseConfig(
     const message = `must be at least ${stepTokensMin}, twice SLUICE_MAX_SEQUENCES`
     throw new ConfigError('SLUICE_STEP_TOKENS', message)
   }
+  const gpus = gpusOf(read)
   return Object.freeze({
     checkpoint: read.SLUICE_CHECKPOINT,
     device: read.SLUICE_DEVICE,
+    gpus,
     quantisation: read.SLUICE_QUANTISATION,
     numerics: read.SLUICE_NUMERICS,
     pool: read.SLUICE_POOL,
@@ -176,9 +187,29 @@ export async function parseConfig(
     recordPrivateKey: await key(read, 'SLUICE_RECORD_PRIVATE_KEY', importPrivateKey),
     spoolDir: read.SLUICE_SPOOL_DIR,
     logLevel: read.SLUICE_LOG,
-    limits: limitsOf(read),
+    limits: limitsOf(read, gpus?.length ?? 1),
     timings: timingsOf(read),
   })
+}
+
+/** GPUs that share the model; several of them need what one alone may do without. */
+function gpusOf(read: Environment): readonly number[] | null {
+  if (read.SLUICE_GPUS === '') return null
+  const gpus = read.SLUICE_GPUS.split(',').map(Number)
+  if (read.SLUICE_DEVICE !== 'cuda') {
+    throw new ConfigError('SLUICE_GPUS', 'is for SLUICE_DEVICE=cuda alone')
+  }
+  if (new Set(gpus).size < gpus.length || gpus.length > gpusMax) {
+    throw new ConfigError('SLUICE_GPUS', `must be at most ${gpusMax} GPUs, each once`)
+  }
+  if (gpus.length > 1 && read.SLUICE_EXPERT_SLOTS > 0) {
+    throw new ConfigError('SLUICE_EXPERT_SLOTS', 'is for one GPU: several have all experts on them')
+  }
+  if (read.SLUICE_CACHE_TOKENS < gpus.length * pageTokens) {
+    const message = `must be at least ${pageTokens} for each of ${gpus.length} GPUs`
+    throw new ConfigError('SLUICE_CACHE_TOKENS', message)
+  }
+  return Object.freeze(gpus)
 }
 
 /** Whatever the parser has to say may quote the key, so none of it is passed on. */
@@ -195,8 +226,11 @@ async function key(
   }
 }
 
-function limitsOf(read: Environment): Limits {
-  const contextTokensMax = read.SLUICE_MAX_CONTEXT_TOKENS
+function limitsOf(read: Environment, devices: number): Limits {
+  const asked = read.SLUICE_MAX_CONTEXT_TOKENS
+  // A sequence is on one device, and has that one's share of the cache at most.
+  const share = pageTokens * Math.floor(read.SLUICE_CACHE_TOKENS / devices / pageTokens)
+  const contextTokensMax = devices === 1 ? asked : Math.min(asked === 0 ? share : asked, share)
   return Object.freeze({
     scheduler: Object.freeze({
       runningMax: read.SLUICE_MAX_SEQUENCES,

@@ -3,6 +3,7 @@ import type { GuessingModel } from '../../gpu-backend/src/engine/speculation.ts'
 import type {
   CacheCapacity,
   CachedPrefix,
+  CreateSequenceOptions,
   DraftSegment,
   Model,
   Segment,
@@ -36,11 +37,15 @@ export class GuidedModel implements EngineModel, GuessingModel {
     return this.#model.shape
   }
 
+  get deviceCount(): number {
+    return this.#model.deviceCount
+  }
+
   get rollbackMax(): number {
     return this.#model.rollbackMax
   }
 
-  createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence {
+  createSequence(options: CreateSequenceOptions): Sequence {
     const sequence = this.#model.createSequence(options)
     this.#tokens.set(sequence, options.from === undefined ? [] : [...this.#tokensOf(options.from)])
     return sequence
@@ -81,8 +86,8 @@ export class GuidedModel implements EngineModel, GuessingModel {
     this.#model.release(sequence)
   }
 
-  capacity(): CacheCapacity {
-    return this.#model.capacity()
+  capacity(device?: number): CacheCapacity {
+    return this.#model.capacity(device)
   }
 
   #rowBehind(tokens: readonly number[]): Float32Array {

@@ -190,7 +190,12 @@ export class CudaDevice implements Device, LaunchTarget, Recorder {
   close(): void {
     if (this.#closed) return
     this.#closed = true
-    if (!this.context.failed) this.#giveBack()
+    try {
+      if (!this.context.failed) this.#giveBack()
+    } catch (error) {
+      // What it was still doing has failed: of a lost GPU nothing can be given back.
+      if (!this.context.failed) throw error
+    }
     this.context.close()
   }
 

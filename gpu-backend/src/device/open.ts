@@ -2,7 +2,9 @@ import { findKernelImages } from '../kernels/cuda/images.ts'
 import { loadNativeAddon, type Numerics } from '../kernels/native/addon.ts'
 import { ensureNativeAddon } from '../kernels/native/build.ts'
 import { CpuDevice } from './cpu.ts'
+import { CudaError } from './cuda/errors.ts'
 import { findCuda } from './cuda/find.ts'
+import type { GpuGroup } from './cuda/group.ts'
 import { type Device, DeviceError, type DeviceName } from './device.ts'
 import { ReferenceDevice } from './reference.ts'
 
@@ -30,11 +32,15 @@ interface DeviceKind {
 const kinds: readonly DeviceKind[] = [
   {
     name: 'cuda',
-    find: ({ onNote }) => findCuda((driver) => findKernelImages(driver, onNote)),
+    find: ({ onNote }) => lookForCuda(onNote),
   },
   { name: 'cpu', find: findCpu },
   { name: 'reference', find: () => Promise.resolve({ open: () => new ReferenceDevice() }) },
 ]
+
+function lookForCuda(onNote?: (line: string) => void): ReturnType<typeof findCuda> {
+  return findCuda((driver) => findKernelImages(driver, onNote))
+}
 
 /** Compiles the native kernels where sources changed since the last time. */
 async function findCpu({ numerics, onNote }: OpenOptions): Promise<Found> {
@@ -83,4 +89,22 @@ export async function openDevice(
     options.onNote?.(`device ${kind.name} is not here: ${reason}`)
   }
   throw new DeviceError('device_unavailable', 'reference', 'no device of that name exists')
+}
+
+/**
+ * Opens GPUs of this machine, by the driver's numbers, as a group that can share a model. Throws
+ * `DeviceError` `device_unavailable` with the reason.
+ */
+export async function openGpus(
+  ordinals: readonly number[],
+  onNote?: (line: string) => void,
+): Promise<GpuGroup> {
+  const found = await lookForCuda(onNote)
+  if ('reason' in found) throw new DeviceError('device_unavailable', 'cuda', found.reason)
+  try {
+    return found.openGroup(ordinals)
+  } catch (cause) {
+    if (!(cause instanceof CudaError)) throw cause
+    throw new DeviceError('device_unavailable', 'cuda', cause.message, { cause })
+  }
 }

@@ -1,18 +1,19 @@
 import { strict as assert } from 'node:assert'
-import type { CachedPrefix, Model, Segment, Sequence } from '../model/model.ts'
+import type { Model, Segment, Sequence } from '../model/model.ts'
 import type { Constraints } from '../grammar/constraint.ts'
+import { bestHome, type Home, openHomes } from './homes.ts'
 import { PageKeys } from './prefix-cache.ts'
 import type { PrefixSpill } from './prefix-spill.ts'
 import type { EndReason, EngineEvent, EngineStats, GenerationRequest } from './protocol.ts'
 import type { Random } from './random.ts'
 import { createSampler, type Sampler, type TokenConstraint } from './sampler.ts'
-import {
-  type Admission,
+import type {
+  Admission,
+  Pace,
+  ScheduledSegment,
   Scheduler,
-  type Pace,
-  type ScheduledSegment,
-  type SchedulerLimits,
-  type StepPlan,
+  SchedulerLimits,
+  StepPlan,
 } from './scheduler.ts'
 import {
   type Draw,
@@ -25,7 +26,13 @@ import {
 /** The part of a model that generating text needs. */
 export type EngineModel = Pick<
   Model,
-  'createSequence' | 'keepPrefix' | 'dropPrefix' | 'forward' | 'release' | 'capacity'
+  | 'deviceCount'
+  | 'createSequence'
+  | 'keepPrefix'
+  | 'dropPrefix'
+  | 'forward'
+  | 'release'
+  | 'capacity'
 > & {
   readonly shape: Pick<Model['shape'], 'eosTokenId' | 'maxPositionEmbeddings' | 'vocabSize'>
 }
@@ -56,6 +63,8 @@ const paceWeight = 0.2
 
 interface Generation {
   readonly request: GenerationRequest
+  /** The device that it is on for all its life. */
+  readonly home: Home
   readonly sampler: Sampler
   /** Names of the pages of `tokens`; none are given where nothing is to be shared. */
   readonly pageKeys: PageKeys | null
@@ -83,10 +92,8 @@ interface Drawn {
 export class Engine {
   readonly #options: EngineOptions
   readonly #model: EngineModel
-  readonly #scheduler: Scheduler
+  readonly #homes: readonly Home[]
   readonly #generations = new Map<number, Generation>()
-  /** What the scheduler knows by name. */
-  readonly #prefixes = new Map<string, CachedPrefix>()
   readonly #totals = {
     promptTokensTotal: 0,
     cachedTokensTotal: 0,
@@ -106,7 +113,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#options = options
     this.#model = options.model
-    this.#scheduler = new Scheduler(options.limits, options.model.capacity())
+    this.#homes = openHomes(options.limits, options.model)
   }
 
   /** Whether a step would do nothing: no request under way and nothing to tell. */
@@ -117,10 +124,10 @@ export class Engine {
   get stats(): EngineStats {
     const { pageTokens, pagesMax } = this.#model.capacity()
     return {
-      running: this.#scheduler.runningCount,
-      waiting: this.#scheduler.waitingCount,
-      waitingTokens: this.#scheduler.waitingTokens,
-      cacheTokensFree: this.#scheduler.pagesAvailable * pageTokens,
+      running: this.#sum((scheduler) => scheduler.runningCount),
+      waiting: this.#sum((scheduler) => scheduler.waitingCount),
+      waitingTokens: this.#sum((scheduler) => scheduler.waitingTokens),
+      cacheTokensFree: this.#sum((scheduler) => scheduler.pagesAvailable) * pageTokens,
       cacheTokensMax: pagesMax * pageTokens,
       ...this.#totals,
     }
@@ -137,7 +144,7 @@ export class Engine {
     )
     const generation = this.#generationFor(request)
     this.#recall(generation)
-    const status = this.#scheduler.submit(
+    const status = generation.home.scheduler.submit(
       {
         id,
         promptTokens: prompt.length,
@@ -161,14 +168,21 @@ export class Engine {
   /** Lets in whoever has a place now, then runs the model once over everyone who is in. */
   step(): void {
     const startedMs = this.#options.now()
-    const plan = this.#scheduler.schedule(this.#pace(startedMs))
-    this.#prepare(plan)
+    const segments = this.#homes.flatMap((home) => {
+      const plan = home.scheduler.schedule(this.#pace(startedMs))
+      this.#prepare(home, plan)
+      return plan.segments
+    })
     this.#flush()
-    if (plan.segments.length > 0) this.#run(plan.segments)
-    else this.#scheduler.commit()
+    if (segments.length > 0) this.#run(segments)
+    else for (const { scheduler } of this.#homes) scheduler.commit()
     this.#assertSamePages()
     this.#flush()
-    this.#measure(plan.segments, startedMs)
+    this.#measure(segments, startedMs)
+  }
+
+  #sum(count: (scheduler: Scheduler) => number): number {
+    return this.#homes.reduce((total, { scheduler }) => total + count(scheduler), 0)
   }
 
   #generationFor(request: GenerationRequest): Generation {
@@ -178,8 +192,10 @@ export class Engine {
     const pageKeys =
       cacheSalt === null || prefixesMax === 0 ? null : new PageKeys(cacheSalt, pageTokens)
     pageKeys?.push(prompt)
+    const asked = { tokens: prompt.length, pageKeys: pageKeys?.names ?? [] }
     return {
       request,
+      home: bestHome(this.#homes, asked, pageTokens),
       sampler: createSampler({
         sampling,
         seed,
@@ -202,22 +218,22 @@ export class Engine {
   }
 
   /** Brings back what there is of a prompt beyond what is in the cache. */
-  #recall({ request: { prompt }, pageKeys }: Generation): void {
+  #recall({ request: { prompt }, home, pageKeys }: Generation): void {
     const { spill } = this.#options
     if (spill === undefined || spill === null || pageKeys === null) return
     const { pageTokens } = this.#model.capacity()
-    const cached = this.#scheduler.cachedPages(pageKeys.names, prompt.length)
+    const cached = home.scheduler.cachedPages(pageKeys.names, prompt.length)
     // A prompt's last token is fed, whatever is cached: logits come behind a fed one.
     const most = Math.floor((prompt.length - 1) / pageTokens)
     const pages = spill.longest(pageKeys.names, cached, most)
     const key = pages === null ? undefined : pageKeys.names[pages - 1]
     if (pages === null || key === undefined) return
-    const dropped = this.#scheduler.adopt(key, pages)
+    const dropped = home.scheduler.adopt(key, pages)
     if (dropped === null) return
-    this.#evict(dropped)
-    const prefix = spill.restore(key)
-    if (prefix === null) this.#scheduler.disown(key)
-    else this.#prefixes.set(key, prefix)
+    this.#evict(home, dropped)
+    const prefix = spill.restore(key, home.index)
+    if (prefix === null) home.scheduler.disown(key)
+    else home.prefixes.set(key, prefix)
   }
 
   #pace(nowMs: number): Pace {
@@ -232,13 +248,13 @@ export class Engine {
   }
 
   /** Makes the room in the model that the scheduler has made in its books, and fills it. */
-  #prepare({ expired, dropped, preempted, admitted }: StepPlan): void {
+  #prepare(home: Home, { expired, dropped, preempted, admitted }: StepPlan): void {
     for (const id of expired) {
       // What has been generated is an answer, if a short one.
       const generation = this.#generation(id)
       this.#end(generation, generation.generated > 0 ? 'length' : 'expired')
     }
-    this.#evict(dropped)
+    this.#evict(home, dropped)
     for (const id of preempted) this.#release(this.#generation(id))
     this.#totals.preemptionsTotal += preempted.length
     for (const admission of admitted) this.#begin(admission)
@@ -246,13 +262,15 @@ export class Engine {
 
   #begin({ id, prefix, cachedTokens, again }: Admission): void {
     const generation = this.#generation(id)
-    const { prompt, outputTokensMax } = generation.request
-    const maxTokens = prompt.length + outputTokensMax
-    const from = prefix === null ? undefined : this.#prefixes.get(prefix)
+    const { home, request } = generation
+    const maxTokens = request.prompt.length + request.outputTokensMax
+    const from = prefix === null ? undefined : home.prefixes.get(prefix)
     assert(prefix === null || from?.length === cachedTokens, 'a prefix that was found is kept')
-    generation.sequence = this.#model.createSequence(
-      from === undefined ? { maxTokens } : { maxTokens, from },
-    )
+    generation.sequence = this.#model.createSequence({
+      maxTokens,
+      on: home.index,
+      ...(from === undefined ? {} : { from }),
+    })
     generation.guesses?.place(from)
     if (again) return
     if (generation.pageKeys !== null) this.#totals.prefixQueriesTotal += 1
@@ -267,17 +285,26 @@ export class Engine {
     // Before anything is kept: a prefix has the draft block's state too.
     this.#guess(segments, drawn)
     const right = new Map([...drawn].map(([id, draws]) => [id, draws.right]))
-    for (const { id, key, dropped } of this.#scheduler.commit(right)) {
-      const generation = this.#generation(id)
-      // Beginnings of the text itself are part of what takes their place.
-      const names = new Set(generation.pageKeys?.names)
-      this.#drop(dropped.filter((name) => names.has(name)))
-      this.#evict(dropped.filter((name) => !names.has(name)))
-      this.#keep(generation, key)
+    for (const home of this.#homes) {
+      for (const { id, key, dropped } of home.scheduler.commit(right)) {
+        const generation = this.#generation(id)
+        // Beginnings of the text itself are part of what takes their place.
+        const names = new Set(generation.pageKeys?.names)
+        this.#drop(
+          home,
+          dropped.filter((name) => names.has(name)),
+        )
+        this.#evict(
+          home,
+          dropped.filter((name) => !names.has(name)),
+        )
+        this.#keep(generation, key)
+      }
     }
     for (const [id, { generation, ended }] of drawn) {
+      const { home, guesses } = generation
       if (ended !== null) this.#finish(generation, ended)
-      else this.#scheduler.offerDrafts(id, generation.guesses?.tokens.length ?? 0)
+      else home.scheduler.offerDrafts(id, guesses?.tokens.length ?? 0)
     }
   }
 
@@ -349,27 +376,27 @@ export class Engine {
     this.#options.speculation?.follow(steps)
   }
 
-  #keep({ sequence }: Generation, key: string): void {
+  #keep({ home, sequence }: Generation, key: string): void {
     assert(sequence !== null, 'what is kept of is in the cache')
     const prefix = this.#model.keepPrefix(sequence)
     assert(prefix !== null, 'the scheduler counts the places for prefixes')
-    this.#prefixes.set(key, prefix)
+    home.prefixes.set(key, prefix)
   }
 
-  #evict(keys: readonly string[]): void {
+  #evict(home: Home, keys: readonly string[]): void {
     for (const key of keys) {
-      const prefix = this.#prefixes.get(key)
+      const prefix = home.prefixes.get(key)
       if (prefix !== undefined) this.#options.spill?.save(key, prefix)
     }
-    this.#drop(keys)
+    this.#drop(home, keys)
   }
 
-  #drop(keys: readonly string[]): void {
+  #drop({ prefixes }: Home, keys: readonly string[]): void {
     for (const key of keys) {
-      const prefix = this.#prefixes.get(key)
+      const prefix = prefixes.get(key)
       assert(prefix !== undefined, 'a prefix that is dropped was kept')
       this.#model.dropPrefix(prefix)
-      this.#prefixes.delete(key)
+      prefixes.delete(key)
     }
   }
 
@@ -379,7 +406,7 @@ export class Engine {
   }
 
   #finish(generation: Generation, reason: EndReason): void {
-    this.#scheduler.remove(generation.request.id)
+    generation.home.scheduler.remove(generation.request.id)
     this.#end(generation, reason)
   }
 
@@ -417,9 +444,11 @@ export class Engine {
 
   /** A page that one side believes free and the other not is a leak, and is found at once. */
   #assertSamePages(): void {
-    const { pagesFree, sequencesUsed } = this.#model.capacity()
-    assert.equal(this.#scheduler.pagesFree, pagesFree, 'scheduler and model count the same pages')
-    assert.equal(this.#scheduler.runningCount, sequencesUsed, 'who runs has a place in the model')
+    for (const { index, scheduler } of this.#homes) {
+      const { pagesFree, sequencesUsed } = this.#model.capacity(index)
+      assert.equal(scheduler.pagesFree, pagesFree, 'scheduler and model count the same pages')
+      assert.equal(scheduler.runningCount, sequencesUsed, 'who runs has a place in the model')
+    }
   }
 
   #generation(id: number): Generation {

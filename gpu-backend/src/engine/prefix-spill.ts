@@ -39,12 +39,12 @@ export class PrefixSpill {
     return null
   }
 
-  /** Brings a prefix back into the cache, where there is room for it; null where it was damaged. */
-  restore(key: string): CachedPrefix | null {
+  /** Brings a prefix back into the cache of a device with room for it; null where it was damaged. */
+  restore(key: string, device: number): CachedPrefix | null {
     const bytes = this.#store.take(key)
     if (bytes === null) return null
     try {
-      const prefix = this.#model.writePrefix(bytes)
+      const prefix = this.#model.writePrefix(bytes, device)
       assert(prefix !== null, 'there is room for what is brought back')
       return prefix
     } catch (error) {

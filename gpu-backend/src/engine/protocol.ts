@@ -13,6 +13,8 @@ export interface EngineSettings {
   /** Folder or S3 URL of a published checkpoint. */
   readonly checkpoint: string
   readonly device: DeviceName | 'auto'
+  /** GPUs that share the model, by the driver's numbers; null: one device. */
+  readonly gpus: readonly number[] | null
   readonly quantisation: Quantisation
   readonly numerics: Numerics
   readonly limits: SchedulerLimits

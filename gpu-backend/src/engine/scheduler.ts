@@ -169,6 +169,16 @@ export class Scheduler {
     return this.#waiting.reduce((total, state) => total + known(state), 0)
   }
 
+  /** Tokens that those who run or wait take in before their next token. */
+  get tokensAhead(): number {
+    return [...this.#sequences.values()].reduce((total, state) => total + toTakeIn(state), 0)
+  }
+
+  /** Places in the running set that nobody has or waits for. */
+  get placesLeft(): number {
+    return Math.max(0, this.limits.runningMax - this.#sequences.size)
+  }
+
   /** Pages that nobody holds. */
   get pagesFree(): number {
     return this.#ledger.free

@@ -3,7 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 import { openCheckpoint, type Checkpoint } from '#weights/checkpoint.ts'
 import { openStore } from '#weights/store/open.ts'
-import { openDevice } from '../device/open.ts'
+import { openDevice, openGpus } from '../device/open.ts'
 import { formControls } from '../grammar/answer-grammar.ts'
 import { Constraints } from '../grammar/constraint.ts'
 import { loadModel, type Model } from '../model/model.ts'
@@ -33,18 +33,22 @@ async function loadConstraints(checkpoint: Checkpoint): Promise<Constraints> {
 }
 
 async function load(checkpoint: Checkpoint): Promise<Model> {
-  const device = await openDevice(settings.device, {
-    numerics: settings.numerics,
-    onNote: (note) => report({ kind: 'note', note }),
-  })
-  return loadModel(checkpoint, device, {
+  const { gpus, numerics, limits } = settings
+  const onNote = (note: string): void => report({ kind: 'note', note })
+  const devices =
+    gpus === null
+      ? await openDevice(settings.device, { numerics, onNote })
+      : await openGpus(gpus, onNote)
+  // What the settings allow is of all devices together, and each has a cache of its own.
+  const count = gpus?.length ?? 1
+  return loadModel(checkpoint, devices, {
     quantisation: settings.quantisation,
     mtp: settings.draftsMax > 0,
     ...(settings.expertSlots === null ? {} : { expertSlots: settings.expertSlots }),
     cache: {
-      sequencesMax: settings.limits.runningMax,
-      tokensMax: settings.cacheTokens,
-      prefixesMax: settings.prefixesMax,
+      sequencesMax: Math.ceil(limits.runningMax / count),
+      tokensMax: Math.floor(settings.cacheTokens / count),
+      prefixesMax: Math.ceil(settings.prefixesMax / count),
     },
     onProgress: (done, total) => {
       report({ kind: 'progress', progress: { phase: 'weights', done, total } })

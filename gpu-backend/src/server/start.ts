@@ -80,9 +80,9 @@ export async function startBackend(options: StartOptions): Promise<RunningBacken
 }
 
 function startConfiguredEngine({ config, log }: StartOptions): StartedEngine {
-  const { checkpoint, device, quantisation, numerics, limits } = config
+  const { checkpoint, device, gpus, quantisation, numerics, limits } = config
   const { scheduler, cacheTokens, prefixesMax, draftsMax, expertSlots, spill } = limits
-  const model = { checkpoint, device, quantisation, numerics, draftsMax, expertSlots }
+  const model = { checkpoint, device, gpus, quantisation, numerics, draftsMax, expertSlots }
   const settings = { ...model, limits: scheduler, cacheTokens, prefixesMax, spill }
   return startEngine(settings, (note) => log.info('engine_note', { note }))
 }

@@ -2,15 +2,21 @@ import { CudaDevice } from '../cuda.ts'
 import { type Driver, openDriver } from './driver.ts'
 import { CudaError } from './errors.ts'
 import { listGpus, requireKernels } from './gpu.ts'
+import { GpuGroup } from './group.ts'
 import type { KernelImages } from './images.ts'
 
 /** Kernels for a driver, or why there are none. */
 type FindImages = (driver: Driver) => Promise<KernelImages | { readonly reason: string }>
 
-/** A way to open the first GPU, or why there is none. */
+/** Ways to open the first GPU, or some of them together, or why there is none. */
 export type FoundCuda =
-  /** `fake`: kernels run on the host, which nobody wants who did not ask for it by name. */
-  { readonly open: () => CudaDevice; readonly fake: boolean } | { readonly reason: string }
+  | {
+      readonly open: () => CudaDevice
+      readonly openGroup: (ordinals: readonly number[]) => GpuGroup
+      /** Kernels run on the host, which nobody wants who did not ask for it by name. */
+      readonly fake: boolean
+    }
+  | { readonly reason: string }
 
 /** Looks for a driver, a GPU, and kernels for it, in this order; the first that is missing is the reason. */
 export async function findCuda(
@@ -23,7 +29,11 @@ export async function findCuda(
     const images = await findImages(driver)
     if ('reason' in images) return images
     if (gpu !== undefined) requireKernels(gpu, images)
-    return { open: () => new CudaDevice(driver, images), fake: driver.isFake }
+    return {
+      open: () => new CudaDevice(driver, images),
+      openGroup: (ordinals) => new GpuGroup(driver, images, ordinals),
+      fake: driver.isFake,
+    }
   } catch (error) {
     if (error instanceof CudaError) return { reason: error.message }
     throw error

@@ -4,6 +4,7 @@ import type { DeviceGroup } from '../group.ts'
 import { type Tensor, tensorBytes } from '../tensor.ts'
 import type { Driver } from './driver.ts'
 import { CudaError } from './errors.ts'
+import { listGpus } from './gpu.ts'
 import type { KernelImages } from './images.ts'
 import { RecordedSteps, type Recorder, type StepRecording } from './recorded-steps.ts'
 
@@ -20,10 +21,11 @@ export class GpuGroup implements DeviceGroup, Recorder {
   readonly #steps: RecordedSteps
   #recording: StepRecording | null = null
 
-  /** Throws `CudaError` `no_peer_access` where two GPUs cannot reach each other. */
+  /** Throws `CudaError` `no_device`, or `no_peer_access` where two GPUs cannot reach each other. */
   constructor(driver: Driver, images: KernelImages, ordinals: readonly number[]) {
     const count = ordinals.length
     assert(count >= 1 && count <= gpusMax, `a group has 1 to ${gpusMax} GPUs, not ${count}`)
+    requireGpus(driver, ordinals)
     for (const from of ordinals) for (const to of ordinals) requirePeer(driver, from, to)
     const devices: CudaDevice[] = []
     try {
@@ -136,6 +138,16 @@ export class GpuGroup implements DeviceGroup, Recorder {
     assert(event !== undefined, `GPU ${gpu} is in the group`)
     return event
   }
+}
+
+function requireGpus(driver: Driver, ordinals: readonly number[]): void {
+  const there = listGpus(driver).length
+  const missing = ordinals.find((ordinal) => ordinal >= there)
+  if (missing === undefined) return
+  throw new CudaError(
+    'no_device',
+    `there is no GPU ${missing}: the driver shows ${there}, from 0 on`,
+  )
 }
 
 function requirePeer(driver: Driver, from: number, to: number): void {

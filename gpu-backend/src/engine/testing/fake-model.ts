@@ -54,6 +54,8 @@ export class FakeModel implements EngineModel {
     this.shape = { vocabSize, eosTokenId, maxPositionEmbeddings: 1_000_000 }
   }
 
+  readonly deviceCount = 1
+
   createSequence(options: { readonly maxTokens: number; readonly from?: CachedPrefix }): Sequence {
     const { maxTokens, from } = options
     assert(this.sequences.size < this.#options.sequencesMax, 'there is a slot')
