@@ -5,13 +5,14 @@ import {
   PRIORITY_HEADER,
   RESUMABLE_HEADER,
 } from '#protocol/headers.ts'
-import type { AppContext } from '../context.ts'
+import type { AppContext, AppDeps } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { callBackend } from '../upstream/backend.ts'
 import { refusalOf } from '../upstream/backend-error.ts'
 import { release } from './admit.ts'
 import type { Admitted } from './admit.ts'
+import { foreignRequest, meterForeign } from './foreign-engine.ts'
 import { resolveDoubt } from './in-doubt.ts'
 import { refusalError, turnError } from './refusals.ts'
 import { giveTurnBack, takeTurn, takeTurnHere } from './turn.ts'
@@ -91,19 +92,8 @@ async function attempt(
   const calledAtMs = deps.now()
   trace.addPhase('queue', calledAtMs - startedAtMs)
   if (calledAtMs - startedAtMs >= RECHECK_AFTER_MS) await recheckKey(c, job, tools)
-  const upstream = await callBackend(
-    {
-      pool: job.pool,
-      path: '/v1/chat/completions',
-      requestId: trace.requestId,
-      caller: c.get('caller'),
-      headers: headersOf(job, calledAtMs - startedAtMs),
-      signal: job.signal,
-      body: job.body,
-    },
-    c.get('settings'),
-    deps,
-  ).catch(async (error: unknown) => {
+  const waitedMs = calledAtMs - startedAtMs
+  const upstream = await callPool(c, job, deps, waitedMs).catch(async (error: unknown) => {
     await giveTurnBack(c, job.pool, trace.requestId, tools)
     c.executionCtx.waitUntil(resolveDoubt(c, job.pool, job.admitted, deps))
     throw error
@@ -111,12 +101,43 @@ async function attempt(
   trace.addPhase('backend', deps.now() - calledAtMs)
   if (upstream.status === 200) return upstream
   await giveTurnBack(c, job.pool, trace.requestId, tools)
-  const error = await refusalOf(upstream, trace.requestId, deps)
+  const error = await refusalOf(upstream, { requestId: trace.requestId, pool: job.pool }, deps)
   // Where nothing is reported nothing is shared out: whoever is full there says so to the client.
   const busy = managed && error.code === 'server_is_overloaded'
   if (busy && !job.signal.aborted && deps.now() + BUSY_PAUSE_MS < untilMs) return 'busy'
   await release(c, job.admitted, error.code, deps)
   throw error
+}
+
+/** The pool's answer; that of another engine's comes with its usage read as it passes. */
+async function callPool(
+  c: AppContext,
+  job: Job,
+  deps: AppDeps,
+  waitedMs: number,
+): Promise<Response> {
+  const { pool, admitted, model, streamed } = job
+  const settings = c.get('settings')
+  const call = {
+    pool,
+    path: '/v1/chat/completions',
+    requestId: c.get('trace').requestId,
+    caller: c.get('caller'),
+    signal: job.signal,
+  }
+  if (pool.kind === 'sluice') {
+    const headers = headersOf(job, waitedMs)
+    return await callBackend({ ...call, headers, body: job.body }, settings, deps)
+  }
+  const { body, usageWanted } = foreignRequest(job.body, admitted.grantedOutputTokens)
+  // It says nothing before a whole answer is there.
+  const headersWithinMs = streamed ? settings.backendHeadersTimeoutMs : WHOLE_ANSWER_MS - waitedMs
+  const upstream = await callBackend({ ...call, body, headersWithinMs }, settings, deps)
+  if (upstream.status !== 200) return upstream
+  const { id: poolId } = pool
+  const { signal } = job
+  const answer = { upstream, poolId, model, streamed, usageWanted, admitted, signal }
+  return await meterForeign(c, answer, deps)
 }
 
 /** Whether the pool shares out what its backends report. */

@@ -18,7 +18,7 @@ export async function resolveDoubt(
   admitted: Admitted,
   deps: AppDeps,
 ): Promise<void> {
-  // Another engine is no more than the call: what it made of it, nobody was shown or will be.
+  // Another engine can be asked nothing; what it may have made, nobody was shown or will be.
   if (pool.kind === 'openai') return await release(c, admitted, 'backend_unreachable', deps)
   const { requestId } = c.get('trace')
   for (const afterMs of ASK_AFTER_MS) {

@@ -7,6 +7,7 @@ import type { RequestStatus } from '#protocol/request-status.ts'
 import { readWhole } from '../bytes.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import { sluicePools } from '../env.ts'
+import type { Pool } from '../env.ts'
 import { reachObject, refuseMethod } from '../failures.ts'
 import { keepPlace } from '../flow/heartbeat.ts'
 import { requireScope } from '../middleware/authenticate.ts'
@@ -37,18 +38,23 @@ export function requests(deps: AppDeps): Hono<AppEnv> {
 
 async function showStatus(c: AppContext, deps: AppDeps): Promise<RequestStatus> {
   const id = idParam(c)
-  for await (const response of askInTurn(c, `/v1/requests/${id}`, deps)) {
+  for await (const { response } of askInTurn(c, `/v1/requests/${id}`, deps)) {
     const status = await readStatus(response)
     if (status !== null) return status
   }
   throw noSuchRequest()
 }
 
+interface Answer {
+  readonly pool: Pool
+  readonly response: Response
+}
+
 /**
  * What each backend says, in turn: one knows a request only if it has run it, and only for the
  * tenant that sent it. Should one not answer and no other know, that is a 503: it might have known.
  */
-async function* askInTurn(c: AppContext, path: string, deps: AppDeps): AsyncGenerator<Response> {
+async function* askInTurn(c: AppContext, path: string, deps: AppDeps): AsyncGenerator<Answer> {
   let unreachable: unknown = null
   const asked = {
     path,
@@ -61,7 +67,7 @@ async function* askInTurn(c: AppContext, path: string, deps: AppDeps): AsyncGene
   for (const pool of sluicePools(settings.pools)) {
     for (const url of pool.backendUrls) {
       try {
-        yield await callBackend({ ...asked, pool, url }, settings, deps)
+        yield { pool, response: await callBackend({ ...asked, pool, url }, settings, deps) }
       } catch (error) {
         unreachable = error
       }
@@ -84,9 +90,9 @@ async function resumeEvents(c: AppContext, deps: AppDeps): Promise<Response> {
   const id = idParam(c)
   const after = c.req.query('after') ?? c.req.header(LAST_EVENT_ID_HEADER) ?? '0'
   const path = `/v1/requests/${id}/events?after=${encodeURIComponent(after)}`
-  for await (const response of askInTurn(c, path, deps)) {
-    if (response.status === 404) await response.body?.cancel()
-    else return await passEvents(c, id, response, deps)
+  for await (const answer of askInTurn(c, path, deps)) {
+    if (answer.response.status === 404) await answer.response.body?.cancel()
+    else return await passEvents(c, id, answer, deps)
   }
   throw noSuchRequest()
 }
@@ -94,12 +100,12 @@ async function resumeEvents(c: AppContext, deps: AppDeps): Promise<Response> {
 async function passEvents(
   c: AppContext,
   id: string,
-  upstream: Response,
+  { pool, response: upstream }: Answer,
   deps: AppDeps,
 ): Promise<Response> {
   const trace = c.get('trace')
   if (upstream.status !== 200 || upstream.body === null) {
-    throw await refusalOf(upstream, trace.requestId, deps)
+    throw await refusalOf(upstream, { requestId: trace.requestId, pool }, deps)
   }
   const { readable, writable } = new IdentityTransformStream()
   trace.streaming = true

@@ -3,6 +3,7 @@ import type { ErrorCode } from '#protocol/errors.ts'
 import { z } from 'zod'
 import { readWhole } from '../bytes.ts'
 import type { AppDeps } from '../context.ts'
+import type { Pool } from '../env.ts'
 import { logFailure, overloaded } from '../failures.ts'
 
 const REFUSAL_BYTES_MAX = 64 * 1024
@@ -36,18 +37,41 @@ export interface BackendRefusal {
 /** What the client is told of an answer that is none; what is our own trouble is logged. */
 export async function refusalOf(
   upstream: Response,
-  requestId: string,
+  { requestId, pool }: { readonly requestId: string; readonly pool: Pool },
   deps: AppDeps,
 ): Promise<ApiError> {
   const bytes = await readWhole(upstream.body, REFUSAL_BYTES_MAX).catch(() => null)
   const text = new TextDecoder().decode(bytes ?? new Uint8Array(0))
   const { status, headers } = upstream
-  const error = translateRefusal({ status, headers, text }, deps.random)
+  const refusal = { status, headers, text }
+  const error =
+    (pool.kind === 'openai' ? foreignRefusal(refusal) : null) ??
+    translateRefusal(refusal, deps.random)
   if (error.code === 'internal_server_error') {
     const event = status === 401 ? 'backend_refused_token' : 'backend_answer_invalid'
     logFailure(deps, event, null, { request_id: requestId, status })
   }
   return error
+}
+
+const foreignMessage = z.string().min(1).max(2048)
+const foreignSchema = z.union([
+  z
+    .object({ error: z.object({ message: foreignMessage }) })
+    .transform(({ error }) => error.message),
+  z.object({ message: foreignMessage }).transform(({ message }) => message),
+])
+const FOREIGN_REFUSALS = [400, 413, 422]
+
+/** Another engine's refusal of the request itself, in its words and our shape; null: none. */
+export function foreignRefusal({ status, text }: BackendRefusal): ApiError | null {
+  if (!FOREIGN_REFUSALS.includes(status)) return null
+  const parsed = parseJson(text, foreignSchema)
+  if (parsed === null) {
+    return new ApiError('invalid_request_error', 'The engine refused this request.')
+  }
+  const tooLong = /maximum context length|context_length_exceeded/i.test(parsed)
+  return new ApiError(tooLong ? 'context_length_exceeded' : 'invalid_request_error', parsed)
 }
 
 /**
@@ -57,7 +81,7 @@ export async function refusalOf(
  * client's fault.
  */
 export function translateRefusal(refusal: BackendRefusal, random: () => number): ApiError {
-  const envelope = parseEnvelope(refusal.text)
+  const envelope = parseJson(refusal.text, envelopeSchema)?.error ?? null
   if (envelope !== null && ERROR_KINDS[envelope.code].status === refusal.status) {
     const { code, message, param } = envelope
     return new ApiError(code, message, {
@@ -72,11 +96,11 @@ export function translateRefusal(refusal: BackendRefusal, random: () => number):
   return new ApiError('internal_server_error', 'The backend could not answer this request.')
 }
 
-function parseEnvelope(text: string): z.infer<typeof envelopeSchema>['error'] | null {
+function parseJson<T>(text: string, schema: z.ZodType<T>): T | null {
   try {
-    return envelopeSchema.parse(JSON.parse(text)).error
+    return schema.parse(JSON.parse(text))
   } catch {
-    // Not JSON or not the contract's shape: the caller rebuilds it.
+    // Not JSON or not of that shape: the caller rebuilds it.
     return null
   }
 }

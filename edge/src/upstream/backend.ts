@@ -13,6 +13,8 @@ export interface BackendCall {
   readonly caller: Caller
   /** Besides the token and the request's id. */
   readonly headers?: Readonly<Record<string, string>>
+  /** How long it may keep silent, where that is not the settings' to say. */
+  readonly headersWithinMs?: number
   /** The client's: when it goes, the call goes. */
   readonly signal: AbortSignal
   /** JSON, posted as it is; null makes the call a GET. */
@@ -32,7 +34,8 @@ export async function callBackend(
   const credential = await credentialFor(call, settings, deps)
   // Not AbortSignal.timeout: it would go on to cut the stream that follows the headers.
   const silence = new AbortController()
-  const timer = setTimeout(() => silence.abort(), settings.backendHeadersTimeoutMs)
+  const withinMs = call.headersWithinMs ?? settings.backendHeadersTimeoutMs
+  const timer = setTimeout(() => silence.abort(), withinMs)
   try {
     return await deps.fetch(`${call.url ?? pool.url}${call.path}`, {
       method: body === null ? 'GET' : 'POST',

@@ -1,5 +1,7 @@
+import { LIMITS } from '#protocol/chat-completions.ts'
 import { modelListSchema } from '#protocol/models.ts'
 import type { ModelEntry } from '#protocol/models.ts'
+import { z } from 'zod'
 import { readWhole } from '../bytes.ts'
 import type { AppDeps, Caller } from '../context.ts'
 import type { Pool, Settings } from '../env.ts'
@@ -8,6 +10,38 @@ import { callBackend } from './backend.ts'
 
 const FRESH_MS = 10_000
 const LIST_BYTES_MAX = 256 * 1024
+const CONTEXT_TOKENS = 1_048_576
+
+/** What other engines say of a model: hardly more than its name; vLLM also how long its context is. */
+const foreignListSchema = z.object({
+  data: z.array(
+    z.object({
+      id: z.string().min(1),
+      created: z.int().default(0),
+      owned_by: z.string().default('unknown'),
+      max_model_len: z.int().min(1).nullish(),
+    }),
+  ),
+})
+
+type ForeignEntry = z.infer<typeof foreignListSchema>['data'][number]
+
+/** Where the engine is silent, what the open models were made for. */
+function describeForeign({ id, created, owned_by, max_model_len }: ForeignEntry): ModelEntry {
+  const contextWindow = max_model_len ?? CONTEXT_TOKENS
+  return {
+    id,
+    object: 'model',
+    created,
+    owned_by,
+    name: id,
+    context_window: contextWindow,
+    max_output_tokens: Math.min(contextWindow, LIMITS.maxTokens),
+    input_modalities: ['text'],
+    output_modalities: ['text'],
+    effort: { supported_levels: ['high', 'max'], default_level: 'high' },
+  }
+}
 
 interface KnownList {
   readonly entries: readonly ModelEntry[]
@@ -62,7 +96,9 @@ export class ModelLists {
     try {
       if (response.status !== 200) throw new Error(`status ${response.status}`)
       const bytes = await readWhole(response.body, LIST_BYTES_MAX)
-      return modelListSchema.parse(JSON.parse(new TextDecoder().decode(bytes ?? undefined))).data
+      const list: unknown = JSON.parse(new TextDecoder().decode(bytes ?? undefined))
+      if (pool.kind === 'sluice') return modelListSchema.parse(list).data
+      return foreignListSchema.parse(list).data.map(describeForeign)
     } catch (cause) {
       logFailure(this.#deps, 'backend_answer_invalid', cause, { pool: pool.id })
       return null
