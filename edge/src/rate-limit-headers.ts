@@ -1,8 +1,8 @@
-import type { RateDimension } from './admission/cost.ts'
+import type { RateMeasure } from './admission/cost.ts'
 
 /** Where one limit stands right after a decision. */
 export interface LimitView {
-  readonly dimension: RateDimension | 'concurrency'
+  readonly dimension: RateMeasure | 'concurrency'
   /** A minute's worth; of concurrency the number of places. */
   readonly limit: number
   /** What could be taken now, at most the burst. Below zero in debt. */
@@ -17,10 +17,11 @@ export const DIMENSION_NAMES = {
   inputTokens: 'input-tokens',
   uncachedInputTokens: 'uncached-input-tokens',
   outputTokens: 'output-tokens',
+  tokens: 'tokens',
   concurrency: 'concurrency',
 } as const satisfies Record<LimitView['dimension'], string>
 
-const TOKEN_DIMENSIONS = ['inputTokens', 'uncachedInputTokens', 'outputTokens'] as const
+const TOKEN_DIMENSIONS = ['inputTokens', 'uncachedInputTokens', 'outputTokens', 'tokens'] as const
 const WINDOW_SECONDS = 60
 
 /**

@@ -26,7 +26,7 @@ export class RequestTrace {
     this.startedAtMs = startedAtMs
   }
 
-  addPhase(name: 'auth' | 'admit' | 'queue' | 'backend', durationMs: number): void {
+  addPhase(name: 'auth' | 'limit' | 'admit' | 'queue' | 'backend', durationMs: number): void {
     this.#phases.push({ name, durationMs })
   }
 

@@ -1,15 +1,23 @@
+import {
+  abortAllDurableObjects,
+  evictDurableObject,
+  runDurableObjectAlarm,
+  runInDurableObject,
+} from 'cloudflare:test'
 import { env } from 'cloudflare:workers'
 import { describe, expect, it } from 'vitest'
 import type { CapacityReport } from '#protocol/capacity-report.ts'
 import { reportsPath, signReportToken } from '#protocol/capacity-report.ts'
 import { importPrivateKey } from '#protocol/keys.ts'
 import type { Env } from '../../edge/src/env.ts'
+import type { Tenant } from '../../edge/src/objects/tenant/tenant.ts'
 import { bearer, errorBody, makeEdge, MODEL, NOON_MS } from './edge-app.ts'
 import type { TestEdge, TestEdgeOptions } from './edge-app.ts'
 import { usageRecord } from './usage-records-of.ts'
 
 const STREAM = 'data: {"id":"c-1"}\n\ndata: [DONE]\n\n'
 const POOL = 'pool-a'
+const AT_ONCE = { 'x-max-wait': '0' }
 
 interface Caller {
   readonly edge: TestEdge
@@ -54,6 +62,10 @@ async function makeCaller(options: TestEdgeOptions = {}): Promise<Caller> {
 
 function tenantOf(tenantId: string) {
   return env.TENANT.get(env.TENANT.idFromName(tenantId))
+}
+
+function waitersOf(tenant: Tenant): number {
+  return tenant.account()?.waiting ?? -1
 }
 
 /** The backend's record of the request that was answered with `response`. */
@@ -113,7 +125,7 @@ describe('limits', () => {
     })
     expect((await caller.chat()).status).toBe(200)
     expect((await caller.chat()).status).toBe(200)
-    const refused = await caller.chat()
+    const refused = await caller.chat({}, AT_ONCE)
     expect(refused.status).toBe(429)
     expect(await refused.json()).toEqual(
       errorBody({
@@ -174,7 +186,7 @@ describe('limits', () => {
       ],
     })
     expect((await caller.chat()).status).toBe(200)
-    expect((await caller.chat()).status).toBe(429)
+    expect((await caller.chat({}, AT_ONCE)).status).toBe(429)
     const other = await caller.edge.createKey(caller.tenantId)
     const messages = [{ role: 'user', content: 'Hello' }]
     const init = {
@@ -232,6 +244,111 @@ describe('limits', () => {
       wait_ms: 0,
       reset_ms: 0,
     })
+  })
+})
+
+/** Room for one at once, and another so many times a minute. */
+async function limitTo(caller: Caller, perMinute: number, over: object = {}): Promise<void> {
+  const burst_ms = Math.ceil(60_000 / perMinute)
+  const limits = [{ dimension: 'requests', per_minute: perMinute, burst_ms }]
+  await caller.put('limits', { limits, ...over })
+}
+
+describe('a request without room under its tenant’s limits', () => {
+  it('waits for it, and says so', async () => {
+    const caller = await makeCaller()
+    await limitTo(caller, 60)
+    expect((await caller.chat()).status).toBe(200)
+    const waiting = caller.chat()
+    const whole = caller.chat({ stream: false }, AT_ONCE)
+    expect((await whole).status).toBe(429)
+    const response = await waiting
+    expect(response.status).toBe(200)
+    const [, waitedMs] = /limit;dur=(\d+)/.exec(response.headers.get('server-timing') ?? '') ?? []
+    expect(Number(waitedMs)).toBeGreaterThan(500)
+    const why = `/v1/requests/${response.headers.get('x-request-id')}/admission`
+    const decision = {
+      outcome: 'admitted',
+      reason: null,
+      waited: { ms: Number(waitedMs), binding: { dimension: 'requests', limit: 60, requested: 1 } },
+    }
+    expect(await (await caller.get(why)).json()).toMatchObject(decision)
+    // Written by the alarm, and there when the object is not the same any more.
+    expect(await runDurableObjectAlarm(tenantOf(caller.tenantId))).toBe(true)
+    await evictDurableObject(tenantOf(caller.tenantId))
+    expect(await (await caller.get(why)).json()).toMatchObject(decision)
+  })
+
+  it('does not wait longer than its client, its tenant or the model of its limits says', async () => {
+    const caller = await makeCaller()
+    await limitTo(caller, 2, { max_wait_ms: 20_000 })
+    expect((await caller.chat()).status).toBe(200)
+    // Thirty seconds, where its tenant's requests may wait for twenty.
+    const refused = await caller.chat()
+    expect(refused.status).toBe(429)
+    expect(refused.headers.get('retry-after')).toBe('33')
+    await limitTo(caller, 2, { max_wait_ms: 120_000 })
+    expect((await caller.chat({ stream: false }, { 'x-max-wait': '2.5' })).status).toBe(429)
+    const invalid = await caller.chat({}, { 'x-max-wait': 'long' })
+    expect(invalid.status).toBe(400)
+    expect(await invalid.json()).toMatchObject({ error: { param: 'x-max-wait' } })
+  })
+
+  it('is shown as waiting, and leaves its place when its client goes', async () => {
+    const caller = await makeCaller()
+    await limitTo(caller, 6)
+    expect((await caller.chat()).status).toBe(200)
+    const client = new AbortController()
+    const messages = [{ role: 'user', content: 'Hello' }]
+    const body = JSON.stringify({ model: MODEL, messages, stream: true })
+    const { signal } = client
+    const init = { method: 'POST', body, headers: bearer(caller.key), signal }
+    const waiting = caller.edge.request('/v1/chat/completions', init)
+    const tenant = tenantOf(caller.tenantId)
+    await expect.poll(() => runInDurableObject(tenant, waitersOf)).toBe(1)
+    client.abort()
+    expect((await waiting).status).toBe(503)
+    await caller.edge.settled()
+    expect(await runInDurableObject(tenant, waitersOf)).toBe(0)
+    expect(caller.edge.calls).toHaveLength(1)
+  })
+
+  it('is served as soon as a bill frees room, before time would', async () => {
+    const caller = await makeCaller()
+    // One hold of 2,048 tokens is more than the burst: the next waits until it is given back.
+    await caller.put('limits', {
+      limits: [{ dimension: 'outputTokens', per_minute: 6_000, burst_ms: 10_000 }],
+    })
+    const first = await caller.chat()
+    const second = caller.chat()
+    const tenant = tenantOf(caller.tenantId)
+    await expect.poll(() => runInDurableObject(tenant, waitersOf)).toBe(1)
+    await settle(caller, first, { completionTokens: 0, deliveredTokens: 0 })
+    expect((await second).status).toBe(200)
+  })
+
+  it('goes by the table of what is down when its object is reset', async () => {
+    const caller = await makeCaller()
+    await limitTo(caller, 6)
+    await caller.chat()
+    const waiting = caller.chat()
+    const tenant = tenantOf(caller.tenantId)
+    await expect.poll(() => runInDurableObject(tenant, waitersOf)).toBe(1)
+    await abortAllDurableObjects()
+    // Its tenant pays later: one of a small allowance.
+    expect((await waiting).status).toBe(200)
+  })
+
+  it('is refused a key that was revoked while it waited', async () => {
+    const caller = await makeCaller()
+    await limitTo(caller, 60)
+    expect((await caller.chat()).status).toBe(200)
+    const waiting = caller.chat()
+    const tenant = tenantOf(caller.tenantId)
+    await expect.poll(() => runInDurableObject(tenant, waitersOf)).toBe(1)
+    const keyPath = `/tenants/${caller.tenantId}/keys/${caller.keyId}`
+    await caller.edge.admin(keyPath, { method: 'DELETE' })
+    expect((await waiting).status).toBe(401)
   })
 })
 

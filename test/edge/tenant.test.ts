@@ -159,7 +159,7 @@ async function reserve(
 ): Promise<void> {
   const { requestId = 'req_1', model = MODEL } = over
   const scope = { projectId: 'default', keyId, model }
-  const size = { bodyBytes: 400, outputTokensMax: 20, maxCostPico: null }
+  const size = { bodyBytes: 400, outputTokensMax: 20, maxCostPico: null, maxWaitMs: 0 }
   const answer = await stub().admit({ requestId, scope, ...size }, null, NOON_MS)
   expect(answer.status).toBe('admitted')
 }

@@ -85,6 +85,7 @@ export class Auditor {
       }
     }
     this.#checkLeases(options)
+    this.#checkPassing()
     this.#checkRevocations(options)
     this.#checkGrants()
     this.#checkDeadlines(options)
@@ -172,7 +173,7 @@ export class Auditor {
       const bucket = store.buckets.get(limit.id)
       if (bucket === undefined) continue
       const expected = records.reduce(
-        (sum, { record }) => sum + usedByHand(record)[limit.dimension],
+        (sum, { record }) => sum + inMeasure(usedByHand(record), limit.dimension),
         0,
       )
       const minutes = (this.#now() - FIRST_MS) / 60_000
@@ -198,21 +199,21 @@ export class Auditor {
       (limit.scope.keyId === undefined || limit.scope.keyId === event.scope.keyId)
     const admitted = this.#firstAdmissions().filter(own)
     const lent = this.#of('lent').filter(own)
-    const costs = admitted.map(({ cost }) => cost[limit.dimension])
+    const costs = admitted.map(({ cost }) => inMeasure(cost, limit.dimension))
     const burst = Math.max(1, Math.floor((limit.perMinute * limit.burstMs) / 60_000))
     const allowed = Math.max(burst, ...costs)
     const refunds = this.#refunds(tenantId, limit.dimension)
     for (const [first, { atMs: fromMs }] of admitted.entries()) {
       let sum = 0
       for (const [offset, { atMs, cost }] of admitted.slice(first).entries()) {
-        sum += cost[limit.dimension]
+        sum += inMeasure(cost, limit.dimension)
         const drained = ((atMs - fromMs) * limit.perMinute) / 60_000
         if (sum <= allowed + drained) continue
         const slack = strict
           ? 0
           : sumOf(
               lent.filter((l) => l.atMs > fromMs - leaseLifeMs && l.atMs <= atMs),
-              ({ cost: share }) => share[limit.dimension],
+              ({ cost: share }) => inMeasure(share, limit.dimension),
             )
         const back = sumOf(
           refunds.filter((refund) => refund.untilMs >= fromMs && refund.fromMs <= atMs),
@@ -239,8 +240,8 @@ export class Auditor {
       .filter((event) => event.tenantId === tenantId)
       .flatMap(({ requestId, cost }) => {
         const recorded = records.get(requestId)
-        const used = recorded === undefined ? 0 : usedByHand(recorded.record)[dimension]
-        const amount = cost[dimension] - used
+        const used = recorded === undefined ? 0 : inMeasure(usedByHand(recorded.record), dimension)
+        const amount = inMeasure(cost, dimension) - used
         const untilMs = applied.get(requestId) ?? released.get(requestId) ?? Infinity
         // Nothing is known to be less than estimated before a backend has the request.
         const fromMs = Math.min(arrivals.get(requestId) ?? Infinity, untilMs)
@@ -267,6 +268,38 @@ export class Auditor {
       spent.set(leaseId, sum)
       if (RATE_DIMENSIONS.some((dimension) => sum[dimension] > lease.cost[dimension])) {
         this.fail('I2', `lease ${leaseId} was overspent`)
+      }
+    }
+  }
+
+  /**
+   * I7 within a tenant: of requests that count for the same limits nobody is let in, and nobody is
+   * lent anything, while an earlier one waits. What had been lent before may still be spent.
+   */
+  #checkPassing(): void {
+    const waiting = new Map<string, EventOf<'queued'>>()
+    const order = new Map<string, number>()
+    for (const { event, atMs } of this.#events) {
+      if (event.kind === 'queued') {
+        waiting.set(event.requestId, { ...event, atMs })
+        order.set(event.requestId, order.size)
+      } else if (event.kind === 'unqueued') {
+        for (const [id, { tenantId }] of waiting) {
+          const lost = event.requestId === null && event.tenantId === tenantId
+          if (lost || event.requestId === id) waiting.delete(id)
+        }
+      } else if (event.kind === 'lent' || (event.kind === 'admitted' && event.leaseId === null)) {
+        const passer = event.kind === 'admitted' ? event.requestId : event.leaseId
+        const place = order.get(passer) ?? order.size
+        // Admitted once: a repeated call that says so again passes nobody.
+        order.set(passer, -1)
+        const passed = [...waiting.values()].find(
+          ({ requestId, tenantId, keyId }) =>
+            tenantId === event.tenantId &&
+            keyId === event.scope.keyId &&
+            (order.get(requestId) ?? 0) < place,
+        )
+        if (passed !== undefined) this.fail('I7', `${passer} passed ${passed.requestId}`)
       }
     }
   }
@@ -398,6 +431,11 @@ function usedByHand(record: SettledRecord): Cost {
     uncachedInputTokens: times * (record.promptTokens - record.cachedTokens),
     outputTokens: times * record.completionTokens,
   }
+}
+
+function inMeasure(cost: Cost, measure: RateLimit['dimension']): number {
+  if (measure !== 'tokens') return cost[measure]
+  return cost.inputTokens + cost.outputTokens
 }
 
 function addByHand(a: Cost, b: Cost): Cost {

@@ -20,6 +20,15 @@ export type SimEvent =
       readonly scope: Scope
       readonly cost: Cost
     }
+  /** Waits for room under its tenant's own limits. */
+  | {
+      readonly kind: 'queued'
+      readonly tenantId: string
+      readonly requestId: string
+      readonly keyId: string
+    }
+  /** Waits no longer, by its own doing or (null) since the object has died. */
+  | { readonly kind: 'unqueued'; readonly tenantId: string; readonly requestId: string | null }
   | { readonly kind: 'revoked'; readonly tenantId: string; readonly keyId: string }
   | {
       readonly kind: 'dispatched'

@@ -5,7 +5,6 @@ import { ScopeLeases } from '../../edge/src/admission/scope-leases.ts'
 import type {
   Admission,
   AdmitRequest,
-  LeaseAsk,
   LeaseReport,
   Refusal,
 } from '../../edge/src/admission/tenant-admission.ts'
@@ -23,8 +22,6 @@ export interface IsolateDeps {
   readonly backends: ReadonlyMap<string, BackendActor>
   readonly tenants: ReadonlyMap<string, TenantActor>
   readonly log: (event: SimEvent) => void
-  /** A refusal that time will cure, as the object just decided it. */
-  readonly onRefused: (tenant: TenantActor, request: AdmitRequest, refusal: Refusal) => void
   readonly onEnd: (arrival: Arrival, outcome: string) => void
   /** Whether leases are asked for at all. */
   readonly leases: boolean
@@ -98,9 +95,9 @@ export class IsolateActor {
     for (const [requestId, release] of this.#releases) {
       if (++release.told > 4) this.#releases.delete(requestId)
       const { tenantId } = release
-      this.#toTenant(this.#tenant(tenantId), (tenant, nowMs) => {
-        const result = tenant.call((core) => core.release(requestId, nowMs))
-        if (result.ran && result.value) this.#deps.log({ kind: 'released', tenantId, requestId })
+      this.#toTenant(this.#tenant(tenantId), (tenant) => {
+        if (tenant.release(requestId) !== 'released') return
+        this.#deps.log({ kind: 'released', tenantId, requestId })
       })
     }
   }
@@ -145,42 +142,33 @@ export class IsolateActor {
     const leases = this.#scope(flight.scopeKey)
     const askedAtMs = this.#now()
     const ask = this.#deps.leases ? leases.ask(this.#newLeaseId(), askedAtMs) : null
-    const request = { ...requestOf(arrival, requestId), scope: scopeOf(arrival) }
-    this.#callTenant(
-      arrival.tenantId,
-      (tenant, nowMs) => this.#admitAt(tenant, request, ask, nowMs),
-      (answer) => this.#answered(flight, answer, askedAtMs),
-      () => this.#giveUp(flight, 'tenant_down'),
+    const { maxWaitMs } = arrival
+    const request = { ...requestOf(arrival, requestId), scope: scopeOf(arrival), maxWaitMs }
+    const { world } = this.#deps
+    let over = false
+    const once = (run: () => void): void => {
+      if (!over) run()
+      over = true
+    }
+    this.#toTenant(this.#tenant(arrival.tenantId), (tenant) =>
+      tenant.admit(request, ask, (reply) =>
+        world.send(this.host, () =>
+          once(() => {
+            if (reply.status === 'broken') this.#giveUp(flight, 'tenant_down')
+            else this.#answered(flight, reply, askedAtMs)
+          }),
+        ),
+      ),
+    )
+    world.on(this.host, maxWaitMs + RPC_TIMEOUT_MS, () =>
+      once(() => this.#giveUp(flight, 'tenant_down')),
     )
   }
 
-  /** Runs at the object: the key and the limits in one transaction. */
-  #admitAt(
-    tenant: TenantActor,
-    request: AdmitRequest,
-    ask: LeaseAsk | null,
-    nowMs: number,
-  ): Answered<Admission | Refusal | 'revoked'> {
-    if (tenant.revokedKeys.has(request.scope.keyId)) return { value: 'revoked' }
-    const result = tenant.call((core) => core.admit(request, ask, nowMs))
-    if (!result.ran) return null
-    const { value } = result
-    if (value.status === 'refused') this.#deps.onRefused(tenant, request, value)
-    else this.#logAdmission(tenant.tenantId, value)
-    return result.answered ? { value } : null
-  }
-
-  #logAdmission(tenantId: string, { reservation, lease }: Admission): void {
-    const { id: requestId, scope, estimate: cost } = reservation
-    this.#deps.log({ kind: 'admitted', tenantId, requestId, scope, cost, leaseId: null })
-    if (lease === null) return
-    const { leaseId, cost: lent } = lease
-    this.#deps.log({ kind: 'lent', tenantId, leaseId, scope, cost: lent })
-  }
-
-  #answered(flight: Flight, answer: Admission | Refusal | 'revoked', askedAtMs: number): void {
-    if (answer === 'revoked') return this.#over(flight, 'revoked')
-    if (answer.status === 'refused') return this.#over(flight, answer.reason)
+  #answered(flight: Flight, answer: Admission | Refusal, askedAtMs: number): void {
+    if (answer.status === 'refused') {
+      return this.#over(flight, answer.reason === 'key' ? 'revoked' : answer.reason)
+    }
     const { reservation, lease, keyEpoch } = answer
     const leases = this.#scope(flight.scopeKey)
     this.#verified.set(flight.arrival.keyId, keyEpoch)
@@ -333,7 +321,9 @@ export class IsolateActor {
     const scope = { projectId: PROJECT, keyId, model: MODEL }
     this.#toTenant(tenant, (object, nowMs) => {
       if (object.revokedKeys.has(keyId)) return
-      const result = object.call((core) => core.refill(scope, ask, nowMs))
+      const result = object.call((core, queue) =>
+        queue.mayLend(core, scope) ? core.refill(scope, ask, nowMs) : null,
+      )
       if (!result.ran || result.value === null) return
       const lease = result.value
       const { leaseId, cost } = lease

@@ -36,8 +36,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'one limit that fits is enough',
     file: 'tenant-admission.ts',
-    find: 'return waiting.toSorted',
-    replace: 'if (waiting.length < states.length) return null\n  return waiting.toSorted',
+    find: 'if (short.length > 0) return',
+    replace: 'if (short.length === states.length) return',
   },
   {
     name: 'a lease is spent without subtracting',
@@ -236,6 +236,54 @@ export const MUTATIONS: readonly Mutation[] = [
     file: 'fair-queue.ts',
     find: 'waiter.deadlineMs <= nowMs)',
     replace: 'waiter.deadlineMs <= nowMs - 1500)',
+  },
+  {
+    name: 'who comes later passes those who wait',
+    file: 'tenant-queue.ts',
+    find: 'gate.admit(request, lent, nowMs, this.#line)',
+    replace: 'gate.admit(request, lent, nowMs, NOBODY_AHEAD)',
+  },
+  {
+    name: 'those who wait pass one another',
+    file: 'tenant-queue.ts',
+    find: '!overdue && before.isWaitedFor(limits)',
+    replace: '!overdue && before.isWaitedFor([])',
+  },
+  {
+    name: 'the last to come is the first to be served',
+    file: 'tenant-queue.ts',
+    find: '[...this.#waiters, waiter]',
+    replace: '[waiter, ...this.#waiters]',
+  },
+  {
+    name: 'leases are lent while others wait',
+    file: 'tenant-queue.ts',
+    find: 'this.size === 0 || !this.#line',
+    replace: 'this.size >= 0 || !this.#line',
+  },
+  {
+    name: 'nobody looks at deadlines',
+    file: 'tenant-queue.ts',
+    find: 'Math.min(this.#tryAgainMs, ...deadlines)',
+    replace: 'Math.max(this.#tryAgainMs, ...deadlines) + 2000',
+  },
+  {
+    name: 'whoever has waited is let in without room',
+    file: 'tenant-admission.ts',
+    find: 'waitMs > 0 || ahead.limitIds',
+    replace: '(waitMs > 0 && ask !== null) || ahead.limitIds',
+  },
+  {
+    name: 'room that falls free is not given to those who wait',
+    file: 'tenant-queue.ts',
+    find: "answer.status === 'admitted' || answer.shortage === null || overdue",
+    replace: 'overdue',
+  },
+  {
+    name: 'output of a limit on all tokens is not held',
+    file: 'tenant-capacity.ts',
+    find: "new Set(['outputTokens', 'tokens'])",
+    replace: "new Set(['outputTokens'])",
   },
   {
     name: 'weights do not count',

@@ -8,8 +8,8 @@ const POLICIES: readonly (readonly [Policy, string])[] = [
   ['after_response', 'count after the response'],
   ['reserve_max_tokens', 'reserve `max_tokens`'],
   ['reserve_p90', "reserve the tenant's p90 output"],
-  ['hold_p90', 'ours, refused at once: hold p90, burst = 6 s of rate'],
-  ['queue_p90', 'ours, with a queue of 30 s before it'],
+  ['ours_at_once', 'ours, with `X-Max-Wait: 0`: refused at once'],
+  ['ours', 'ours: waits up to 30 s'],
 ]
 
 console.log(`| policy | ${SHAPES.join(' | ')} |`)

@@ -1,14 +1,11 @@
 import { LIST_PRICES } from '../../edge/src/admission/prices.ts'
-import { RATE_DIMENSIONS } from '../../edge/src/admission/cost.ts'
+import { RATE_MEASURES } from '../../edge/src/admission/cost.ts'
 import type { Limit } from '../../edge/src/admission/limits.ts'
 import { DEFAULT_POLICY } from '../../edge/src/admission/policy.ts'
 import { DEFAULT_POOL_POLICY } from '../../edge/src/admission/pool-admission.ts'
+import type { LimitState } from '../../edge/src/admission/tenant-capacity.ts'
 import type { SettledRecord } from '../../edge/src/admission/prices.ts'
-import type {
-  AdmitRequest,
-  Refusal,
-  TenantTerms,
-} from '../../edge/src/admission/tenant-admission.ts'
+import type { Admission, TenantTerms } from '../../edge/src/admission/tenant-admission.ts'
 import { Auditor } from './auditor.ts'
 import type { Violation } from './auditor.ts'
 import { BackendActor } from './backend-actor.ts'
@@ -16,7 +13,9 @@ import type { LoggedEvent, SimEvent } from './events.ts'
 import { IsolateActor } from './isolate-actor.ts'
 import type { IsolateDeps } from './isolate-actor.ts'
 import { PoolActor } from './pool-actor.ts'
+import { adviceHolds, adviceHoldsBehind } from './advice.ts'
 import { asText, TenantActor } from './tenant-actor.ts'
+import type { Decided } from './tenant-actor.ts'
 import { Random } from './random.ts'
 import { bursts, CHAT_SIZES, ESSAY_SIZES, poisson, wholeContext } from './workload.ts'
 import type { Arrival, Source } from './workload.ts'
@@ -66,7 +65,8 @@ class Simulation {
             loss: 0.02,
             duplication: 0.05,
             delayMsMax: new Random(seed).pick([50, 250, 900]),
-            crash: 0.02,
+            // Nobody waits long at an object that dies with every fiftieth call.
+            crash: new Random(seed + 1).pick([0.02, 0.002]),
           },
     )
     const { random } = this.#world
@@ -141,8 +141,54 @@ class Simulation {
             },
       prices: { list: LIST_PRICES, contract: [] },
     }
-    const onCommit = (actor: TenantActor): void => this.#auditor.onCommit(actor)
-    return new TenantActor(this.#world, { tenantId, terms, policy: DEFAULT_POLICY, onCommit })
+    return new TenantActor(this.#world, {
+      tenantId,
+      terms,
+      policy: DEFAULT_POLICY,
+      onCommit: (actor) => this.#auditor.onCommit(actor),
+      onQueued: (_actor, { requestId, scope: { keyId } }) => {
+        this.#count('queued')
+        this.#log({ kind: 'queued', tenantId, requestId, keyId })
+      },
+      onLeft: (_actor, requestId) => this.#log({ kind: 'unqueued', tenantId, requestId }),
+      onServed: (actor) => this.#checkIdling(actor),
+      onDecided: (actor, decided) => this.#decided(actor, decided),
+    })
+  }
+
+  #decided(actor: TenantActor, { request, answer, end }: Decided): void {
+    const { tenantId } = actor
+    if (end !== null) {
+      const { requestId } = request
+      this.#log({ kind: 'unqueued', tenantId, requestId })
+      this.#log({ kind: 'turn', requestId, deadlineMs: end.deadlineMs })
+      this.#count(answer.status === 'admitted' ? 'waited' : 'waited_in_vain')
+    }
+    if (answer.status === 'admitted') return this.#logAdmission(tenantId, answer)
+    if (answer.reason !== 'rate' || !isAlone(actor, answer.limits)) return
+    // I11: alone, with no answer under way, a retry at the advised time is not refused by a rate.
+    if (!adviceHolds(actor, { request, answer, nowMs: this.#world.nowMs })) {
+      this.#auditor.fail('I11', `${request.requestId} came back in time and was refused`)
+    }
+    if (actor.waiting.length === 0) return
+    const holds = adviceHoldsBehind(actor, { request, answer, nowMs: this.#world.nowMs })
+    this.#count(holds ? 'advice_behind_others' : 'advice_behind_others_early')
+  }
+
+  #logAdmission(tenantId: string, { reservation, lease }: Admission): void {
+    const { id: requestId, scope, estimate: cost } = reservation
+    this.#log({ kind: 'admitted', tenantId, requestId, scope, cost, leaseId: null })
+    if (lease === null) return
+    const { leaseId, cost: lent } = lease
+    this.#log({ kind: 'lent', tenantId, leaseId, scope, cost: lent })
+  }
+
+  /** I9: whoever has waited longest does not wait for room that there is. */
+  #checkIdling(actor: TenantActor): void {
+    const [first] = actor.waiting
+    if (first === undefined || actor.revokedKeys.has(first.scope.keyId)) return
+    const { status } = actor.pretend((core) => core.admit(first, null, this.#world.nowMs))
+    if (status === 'admitted') this.#auditor.fail('I9', `${first.requestId} waits though it fits`)
   }
 
   #makeIsolate(): IsolateActor {
@@ -153,23 +199,10 @@ class Simulation {
       backends: new Map(this.#backends.map((backend) => [backend.backendId, backend])),
       tenants: new Map(this.#tenants.map((tenant) => [tenant.tenantId, tenant])),
       log: (event) => this.#log(event),
-      onRefused: (tenant, request, refusal) => this.#checkRetry(tenant, request, refusal),
       onEnd: (_arrival, outcome) => this.#count(outcome),
       leases: !this.#strict,
     }
     return new IsolateActor(deps, `i${this.#isolatesMade++}`)
-  }
-
-  /** I11: alone, with no answer under way, a retry at the advised time is not refused by a rate. */
-  #checkRetry(tenant: TenantActor, request: AdmitRequest, refusal: Refusal): void {
-    if (refusal.reason !== 'rate' || refusal.retryAfterMs === null) return
-    const { buckets } = tenant.store
-    if (refusal.limits.some(({ limitId }) => (buckets.get(limitId)?.held ?? 0) > 0)) return
-    const atMs = this.#world.nowMs + refusal.retryAfterMs
-    const again = tenant.pretend((core) => core.admit(request, null, atMs))
-    if (again.status === 'refused' && again.reason === 'rate') {
-      this.#auditor.fail('I11', `${request.requestId} came back in time and was refused`)
-    }
   }
 
   #topUps(): void {
@@ -355,6 +388,11 @@ class Simulation {
   }
 }
 
+/** Whether no answer is under way that holds some of these limits. */
+function isAlone({ store: { buckets } }: TenantActor, limits: readonly LimitState[]): boolean {
+  return limits.every(({ limitId }) => (buckets.get(limitId)?.held ?? 0) === 0)
+}
+
 const TENANT_IDS = ['prepaid', 'postpaid']
 const FIRST_REPORTS_END_MS = 1_000_000 + LOAD_MS + 240_000
 
@@ -382,6 +420,7 @@ function drawLimits(random: Random): Limit[] {
       burstMs,
     },
     { id: 'output', scope: {}, dimension: 'outputTokens', perMinute: tokensPerMinute, burstMs },
+    { id: 'tokens', scope: {}, dimension: 'tokens', perMinute: 3 * tokensPerMinute, burstMs },
     {
       id: 'k1-requests',
       scope: { keyId: 'k1' },
@@ -390,7 +429,7 @@ function drawLimits(random: Random): Limit[] {
       burstMs,
     },
     { id: 'concurrency', scope: {}, dimension: 'concurrency', max },
-    ...RATE_DIMENSIONS.map((dimension): Limit => ({
+    ...RATE_MEASURES.map((dimension): Limit => ({
       id: `meter-${dimension}`,
       scope: {},
       dimension,

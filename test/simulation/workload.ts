@@ -12,6 +12,8 @@ export interface Arrival {
   readonly naturalTokens: number
   /** How long its client stays; null: to the end. */
   readonly patienceMs: number | null
+  /** How long it may wait for room under its tenant's own limits. */
+  readonly maxWaitMs: number
   readonly maxCostPico: number | null
   /** Whether the engine breaks in the middle of it. */
   readonly breaks: boolean
@@ -48,18 +50,22 @@ export interface Source {
   readonly sizes: Sizes
 }
 
+/** At once, as one who sets a limit, a whole answer, a stream. */
+const WAITS_MS = [0, 2_000, 10_000, 30_000]
+
 /** One request of a source, its sizes drawn. */
 export function drawArrival(random: Random, source: Source, atMs: number): Arrival {
   const { sizes } = source
   const promptTokens = clamp(random.logNormal(sizes.promptMedian, sizes.promptSigma), 1, 1_000_000)
   const bytesPerToken = 1 + random.unit() * 4
+  const bodyBytes = Math.ceil(promptTokens * bytesPerToken)
   // Some run for minutes, longer than anyone waits before asking what has become of them.
   const endless = random.chance(0.02)
   return {
     atMs,
     tenantId: source.tenantId,
     keyId: random.pick(source.keyIds),
-    bodyBytes: Math.ceil(promptTokens * bytesPerToken),
+    bodyBytes,
     outputTokensMax: endless
       ? 12_000
       : random.chance(0.2)
@@ -71,6 +77,7 @@ export function drawArrival(random: Random, source: Source, atMs: number): Arriv
       ? random.between(6000, 15_000)
       : clamp(random.logNormal(sizes.outputMedian, sizes.outputSigma), 1, 100_000),
     patienceMs: random.chance(0.15) ? random.between(0, 15_000) : null,
+    maxWaitMs: WAITS_MS[bodyBytes % WAITS_MS.length] ?? 0,
     maxCostPico: random.chance(0.05) ? random.between(1_000_000, 400_000_000) : null,
     breaks: random.chance(0.03),
   }

@@ -8,6 +8,11 @@ export const RATE_DIMENSIONS = [
 
 export type RateDimension = (typeof RATE_DIMENSIONS)[number]
 
+/** What a rate limit can be set on: one dimension, or input and output together. */
+export const RATE_MEASURES = [...RATE_DIMENSIONS, 'tokens'] as const
+
+export type RateMeasure = (typeof RATE_MEASURES)[number]
+
 /** An amount in every dimension: whole numbers of requests and tokens. */
 export type Cost = Readonly<Record<RateDimension, number>>
 
@@ -29,6 +34,10 @@ export function subtractCost(a: Cost, b: Cost): Cost {
 /** Whether `part` is at most `whole` in every dimension. */
 export function costFits(part: Cost, whole: Cost): boolean {
   return RATE_DIMENSIONS.every((dimension) => part[dimension] <= whole[dimension])
+}
+
+export function amountIn(cost: Cost, measure: RateMeasure): number {
+  return measure === 'tokens' ? cost.inputTokens + cost.outputTokens : cost[measure]
 }
 
 export function mapCost(amountOf: (dimension: RateDimension) => number): Cost {

@@ -74,6 +74,13 @@ export function estimateCost(estimates: Estimates, size: RequestSize): Cost {
   }
 }
 
+/** The mean of recent outputs: what many requests together come to, where few exceed the estimate. */
+export function meanOutputTokens(state: EstimatorState): number {
+  const { outputs } = state
+  if (outputs.length < OUTPUTS_MIN) return OUTPUT_TOKENS_DEFAULT
+  return Math.ceil(outputs.reduce((sum, tokens) => sum + tokens, 0) / outputs.length)
+}
+
 export interface LearntRequest {
   readonly bodyBytes: number
   readonly promptTokens: number

@@ -41,11 +41,11 @@ export function burstOf(perMinute: number, burstMs: number): number {
 /**
  * How long until `cost` fits, in milliseconds; 0 when it does now. Alone, with nothing held by then,
  * a retry after exactly this long is admitted. More than the whole burst fits only into a bucket
- * that owes and holds nothing.
+ * that owes and holds nothing. `ahead` is what others will take first.
  */
-export function waitMs(bucket: Bucket, rate: Rate, cost: number, nowMs: number): number {
+export function waitMs(bucket: Bucket, rate: Rate, cost: number, nowMs: number, ahead = 0): number {
   const roomUnits = Math.max(0, rate.burst - cost) * UNITS
-  const excess = owedAt(bucket, rate, nowMs) + bucket.held * UNITS - roomUnits
+  const excess = owedAt(bucket, rate, nowMs) + (bucket.held + ahead) * UNITS - roomUnits
   return excess <= 0 ? 0 : Math.ceil(excess / rate.perMinute)
 }
 

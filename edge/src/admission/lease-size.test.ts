@@ -8,6 +8,7 @@ const demand = {
 }
 const plenty: Remaining = {
   cost: { requests: 1e6, inputTokens: 1e9, uncachedInputTokens: 1e9, outputTokens: 1e9 },
+  tokens: Infinity,
   slots: Infinity,
   pico: 10n ** 15n,
 }

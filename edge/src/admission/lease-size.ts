@@ -1,4 +1,4 @@
-import { RATE_DIMENSIONS } from './cost.ts'
+import { amountIn, RATE_DIMENSIONS } from './cost.ts'
 import type { Cost } from './cost.ts'
 
 /** What an isolate has lately admitted under one scope, over `LEASE_REFILL_MS`. */
@@ -10,6 +10,8 @@ export interface Demand {
 /** What is left to lend: the tightest of the limits in each dimension. */
 export interface Remaining {
   readonly cost: Cost
+  /** Of limits on input and output together. */
+  readonly tokens: number
   /** Places of concurrency; Infinity where no limit counts them. */
   readonly slots: number
   readonly pico: bigint
@@ -39,6 +41,8 @@ export function leaseSize(demand: Demand, remaining: Remaining): LeaseSize | nul
     const lendable = Math.floor(remaining.cost[dimension] * SHARE_MAX)
     requests = Math.min(requests, Math.floor(lendable / average[dimension]))
   }
+  const lendableTokens = Math.floor(remaining.tokens * SHARE_MAX)
+  requests = Math.min(requests, Math.floor(lendableTokens / amountIn(average, 'tokens')))
   if (averagePico > 0) {
     const lendable = remaining.pico / BigInt(Math.round(1 / SHARE_MAX))
     const payable = lendable / BigInt(averagePico)

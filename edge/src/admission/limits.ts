@@ -1,4 +1,4 @@
-import type { RateDimension } from './cost.ts'
+import type { RateMeasure } from './cost.ts'
 import { burstOf } from './gcra.ts'
 import type { Rate } from './gcra.ts'
 
@@ -19,7 +19,7 @@ interface LimitBase {
 }
 
 export interface RateLimit extends LimitBase {
-  readonly dimension: RateDimension
+  readonly dimension: RateMeasure
   readonly perMinute: number
   /** How many milliseconds of the rate may be used at once; see `defaultBurstMs`. */
   readonly burstMs: number
@@ -47,7 +47,7 @@ export function limitsOn(limits: readonly Limit[], scope: Scope): readonly Limit
  * burst also bounds how many answers may be under way: with less than ten seconds the cap would
  * stand partly empty.
  */
-export function defaultBurstMs(dimension: RateDimension): number {
+export function defaultBurstMs(dimension: RateMeasure): number {
   return dimension === 'outputTokens' ? 10_000 : 6_000
 }
 

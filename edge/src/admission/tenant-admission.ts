@@ -1,8 +1,8 @@
 import { assert } from './assert.ts'
 import { addCost, costFits, NO_COST, subtractCost } from './cost.ts'
 import type { Cost } from './cost.ts'
-import { estimateCost, estimatesOf, learn, NEW_ESTIMATOR } from './estimator.ts'
-import type { Estimates, RequestSize } from './estimator.ts'
+import { estimateCost, estimatesOf, learn, meanOutputTokens, NEW_ESTIMATOR } from './estimator.ts'
+import type { Estimates, EstimatorState, RequestSize } from './estimator.ts'
 import { leaseSize } from './lease-size.ts'
 import type { Demand } from './lease-size.ts'
 import { post } from './ledger.ts'
@@ -14,8 +14,8 @@ import { DEFAULT_POLICY, TRUE_UP_TOKENS } from './policy.ts'
 import type { AdmissionPolicy } from './policy.ts'
 import { amountOf, billedUsage, priceAt } from './prices.ts'
 import type { BilledUsage, Price, PriceVersion, SettledRecord } from './prices.ts'
-import { TenantCapacity } from './tenant-capacity.ts'
-import type { LimitState } from './tenant-capacity.ts'
+import { NOTHING_AHEAD, TenantCapacity } from './tenant-capacity.ts'
+import type { LimitState, TakenAhead } from './tenant-capacity.ts'
 import type { Lease, LeaseRow, ReservationRow, TenantStore, TotalsRow } from './tenant-store.ts'
 
 /** What a tenant has agreed to; the object keeps it and builds the class from it. */
@@ -46,7 +46,14 @@ export interface LeaseAsk {
 
 export type RefusalReason =
   /** The id has a terminal posting: this request is over. */
-  'duplicate' | 'no_price' | 'max_cost' | 'balance' | 'concurrency' | 'rate'
+  | 'duplicate'
+  | 'no_price'
+  | 'max_cost'
+  | 'balance'
+  | 'concurrency'
+  | 'rate'
+  /** Said by the object, which keeps the keys: this one has been revoked or has expired. */
+  | 'key'
 
 export interface Refusal {
   readonly status: 'refused'
@@ -57,6 +64,36 @@ export interface Refusal {
   readonly binding: LimitState | null
   /** When trying again is of use, without jitter; null when time alone does not help. */
   readonly retryAfterMs: number | null
+  /** Where time would make the room that is missing: what waiting for it comes to. */
+  readonly shortage: Shortage | null
+}
+
+export interface Shortage {
+  readonly estimate: Cost
+  /** Of the estimate, what such a request uses on average. */
+  readonly likely: Cost
+  /** The limits without room for it, or that others wait for already. */
+  readonly limitIds: readonly string[]
+  /** A place of concurrency is missing too: that falls free when some answer ends, not by time. */
+  readonly ofPlaces: boolean
+  /** Until there is room, if those ahead use what requests use on average. */
+  readonly likelyWaitMs: number
+}
+
+/** Those who wait already for room under the same tenant's limits, and so come first. */
+export interface Ahead {
+  /** What they are estimated to take. */
+  readonly estimated: TakenAhead
+  /** What they are likely to take. */
+  readonly likely: TakenAhead
+  /** The limits they wait for: nobody else may take room there. */
+  readonly limitIds: ReadonlySet<string>
+}
+
+export const NOBODY_AHEAD: Ahead = {
+  estimated: NOTHING_AHEAD,
+  likely: NOTHING_AHEAD,
+  limitIds: new Set(),
 }
 
 export interface Admission {
@@ -127,9 +164,15 @@ export class TenantAdmission {
 
   /**
    * Reserves for one request in all dimensions or in none, and lends the isolate some more where
-   * there is plenty. A repeated call gives the reservation there is.
+   * there is plenty. A repeated call gives the reservation there is. Nobody passes those who are
+   * `ahead` at a limit that they wait for.
    */
-  admit(request: AdmitRequest, ask: LeaseAsk | null, nowMs: number): Admission | Refusal {
+  admit(
+    request: AdmitRequest,
+    ask: LeaseAsk | null,
+    nowMs: number,
+    ahead: Ahead = NOBODY_AHEAD,
+  ): Admission | Refusal {
     this.#freeDue(nowMs)
     const limits = this.#capacity.limitsOn(request.scope)
     const existing = this.#store.reservations.get(request.requestId)
@@ -137,11 +180,15 @@ export class TenantAdmission {
     const plan = this.#plan(request, nowMs)
     if ('refused' in plan) return refusal(plan.refused)
     const states = this.#capacity.states(limits, plan.estimate, nowMs)
-    const tight = bindingOf(states)
-    if (tight !== null) return limitRefusal(tight, states)
+    const short = states.filter(({ limitId, waitMs }) => waitMs > 0 || ahead.limitIds.has(limitId))
+    if (short.length > 0) return this.#limitRefusal(request, { plan, limits, short, ahead }, nowMs)
     const reservation = this.#reserve(request, plan, limits, nowMs)
     if (this.#applyParked(reservation, nowMs)) return refusal('duplicate')
     return this.#admitted(reservation, ask, limits, nowMs)
+  }
+
+  limitsOn(scope: Scope): readonly Limit[] {
+    return this.#capacity.limitsOn(scope)
   }
 
   /** A lease without a request, so that none has to wait for it; null where none is to be had. */
@@ -309,6 +356,35 @@ export class TenantAdmission {
     const { billing } = this.#terms
     const credit = billing.kind === 'postpaid' ? billing.creditPico : 0n
     return this.balancePico() + credit - BigInt(this.#totals().heldPico)
+  }
+
+  /** The limit that takes longest to make room, those ahead included, is the one to name. */
+  #limitRefusal(
+    { scope: { model } }: AdmitRequest,
+    { plan: { estimate }, limits, short, ahead }: ShortPlan,
+    nowMs: number,
+  ): Refusal {
+    const states = this.#capacity.states(limits, estimate, nowMs, ahead.estimated)
+    const likelyStates = this.#capacity.states(limits, estimate, nowMs, ahead.likely)
+    const limitIds = short.map(({ limitId }) => limitId)
+    const binding = longestWait(
+      states.filter(({ limitId, waitMs }) => waitMs > 0 || limitIds.includes(limitId)),
+    )
+    const mean = meanOutputTokens(this.#estimator(model))
+    return {
+      status: 'refused',
+      reason: binding?.dimension === 'concurrency' ? 'concurrency' : 'rate',
+      limits: states,
+      binding,
+      retryAfterMs: binding?.waitMs ?? null,
+      shortage: {
+        estimate,
+        likely: { ...estimate, outputTokens: Math.min(estimate.outputTokens, mean) },
+        limitIds,
+        ofPlaces: short.some(({ dimension }) => dimension === 'concurrency'),
+        likelyWaitMs: longestWait(likelyStates)?.waitMs ?? 0,
+      },
+    }
   }
 
   #plan(request: AdmitRequest, nowMs: number): RequestPlan | { readonly refused: RefusalReason } {
@@ -580,13 +656,17 @@ export class TenantAdmission {
   }
 
   #estimates(model: string): Estimates {
-    return estimatesOf(this.#store.estimators.get(model)?.state ?? NEW_ESTIMATOR)
+    return estimatesOf(this.#estimator(model))
+  }
+
+  #estimator(model: string): EstimatorState {
+    return this.#store.estimators.get(model)?.state ?? NEW_ESTIMATOR
   }
 
   #learn({ scope: { model }, bodyBytes }: ReservationRow, record: SettledRecord): void {
     if (record.outcome === 'failed') return
-    const state = this.#store.estimators.get(model)?.state ?? NEW_ESTIMATOR
-    this.#store.estimators.put({ id: model, state: learn(state, { bodyBytes, ...record }) })
+    const state = learn(this.#estimator(model), { bodyBytes, ...record })
+    this.#store.estimators.put({ id: model, state })
   }
 
   #totals(): TotalsRow {
@@ -615,6 +695,13 @@ interface RequestPlan {
   readonly price: Price
   readonly estimate: Cost
   readonly money: MoneyPlan
+}
+
+interface ShortPlan {
+  readonly plan: RequestPlan
+  readonly limits: readonly Limit[]
+  readonly short: readonly LimitState[]
+  readonly ahead: Ahead
 }
 
 const NOTHING: BilledUsage = { promptTokens: 0, cachedTokens: 0, outputTokens: 0 }
@@ -671,21 +758,12 @@ function sameBill(a: SettledRecord, b: SettledRecord): boolean {
   return JSON.stringify(billedUsage(a)) === JSON.stringify(billedUsage(b))
 }
 
-function bindingOf(states: readonly LimitState[]): LimitState | null {
-  const waiting = states.filter((state) => state.waitMs > 0)
-  return waiting.toSorted((a, b) => b.waitMs - a.waitMs)[0] ?? null
+function longestWait(states: readonly LimitState[]): LimitState | null {
+  return states.toSorted((a, b) => b.waitMs - a.waitMs)[0] ?? null
 }
 
-function limitRefusal(binding: LimitState, limits: readonly LimitState[]): Refusal {
-  return {
-    status: 'refused',
-    reason: binding.dimension === 'concurrency' ? 'concurrency' : 'rate',
-    limits,
-    binding,
-    retryAfterMs: binding.waitMs,
-  }
-}
-
-function refusal(reason: RefusalReason): Refusal {
-  return { status: 'refused', reason, limits: [], binding: null, retryAfterMs: null }
+/** A refusal that time does not cure. */
+export function refusal(reason: RefusalReason): Refusal {
+  const noLimit = { limits: [], binding: null, retryAfterMs: null, shortage: null }
+  return { status: 'refused', reason, ...noLimit }
 }

@@ -1,5 +1,5 @@
-import { mapCost, NO_COST, subtractCost } from './cost.ts'
-import type { Cost, RateDimension } from './cost.ts'
+import { amountIn, mapCost, NO_COST, subtractCost } from './cost.ts'
+import type { Cost, RateMeasure } from './cost.ts'
 import { charge, EMPTY_BUCKET, hold, remaining, resetMs, waitMs } from './gcra.ts'
 import type { Bucket } from './gcra.ts'
 import { limitsOn, rateOf } from './limits.ts'
@@ -9,7 +9,7 @@ import type { TenantStore } from './tenant-store.ts'
 /** How one limit stands towards one request, or towards none (`need` 0). */
 export interface LimitState {
   readonly limitId: string
-  readonly dimension: RateDimension | 'concurrency'
+  readonly dimension: RateMeasure | 'concurrency'
   /** A minute's worth, or places. */
   readonly limit: number
   readonly need: number
@@ -26,6 +26,19 @@ export interface CapacityChange {
   readonly charged: Cost
   readonly heldOutputTokens: number
 }
+
+/** What others who wait already will take before. */
+export interface TakenAhead {
+  /** By the limit's id. */
+  readonly amounts: ReadonlyMap<string, number>
+  /** When the first of them will have its turn: a bucket that is idle until then saves nothing up. */
+  readonly fromMs: number
+}
+
+export const NOTHING_AHEAD: TakenAhead = { amounts: new Map(), fromMs: -Infinity }
+
+/** Limits that count output, which is held until it is made. */
+const HOLDING: ReadonlySet<RateMeasure> = new Set(['outputTokens', 'tokens'])
 
 type CapacityStore = Pick<TenantStore, 'buckets' | 'slots' | 'holders'>
 
@@ -46,17 +59,28 @@ export class TenantCapacity {
     return limitsOn(this.#limits, scope)
   }
 
-  /** How each of `limits` stands towards a request of this cost, which takes one place. */
-  states(limits: readonly Limit[], cost: Cost, nowMs: number): readonly LimitState[] {
+  /**
+   * How each of `limits` stands towards a request of this cost, which takes one place, if it comes
+   * after those `ahead`.
+   */
+  states(
+    limits: readonly Limit[],
+    cost: Cost,
+    nowMs: number,
+    ahead: TakenAhead = NOTHING_AHEAD,
+  ): readonly LimitState[] {
     return limits.map((limit) =>
       limit.dimension === 'concurrency'
         ? this.#slotsState(limit.id, limit.max, cost.requests)
-        : this.#rateState(limit, cost[limit.dimension], nowMs),
+        : this.#rateState(limit, amountIn(cost, limit.dimension), nowMs, ahead),
     )
   }
 
   /** The least that any of `limits` has left, in each dimension; Infinity where none counts. */
-  remaining(limits: readonly Limit[], nowMs: number): { cost: Cost; slots: number } {
+  remaining(
+    limits: readonly Limit[],
+    nowMs: number,
+  ): { cost: Cost; tokens: number; slots: number } {
     const leastOf = (dimension: Limit['dimension'], leftOf: (limit: Limit) => number): number =>
       limits
         .filter((limit) => limit.dimension === dimension)
@@ -67,6 +91,7 @@ export class TenantCapacity {
         : Math.max(0, remaining(this.#bucket(limit.id), rateOf(limit), nowMs))
     return {
       cost: mapCost((dimension) => leastOf(dimension, inBucket)),
+      tokens: leastOf('tokens', inBucket),
       slots: leastOf('concurrency', inBucket),
     }
   }
@@ -97,8 +122,8 @@ export class TenantCapacity {
         continue
       }
       if (limit.dimension === 'concurrency') continue
-      const amount = charged[limit.dimension]
-      const held = limit.dimension === 'outputTokens' ? heldOutputTokens : 0
+      const amount = amountIn(charged, limit.dimension)
+      const held = HOLDING.has(limit.dimension) ? heldOutputTokens : 0
       if (amount === 0 && held === 0) continue
       const bucket = charge(this.#bucket(id), rateOf(limit), amount, nowMs)
       this.#store.buckets.put({ id, ...hold(bucket, held) })
@@ -144,16 +169,18 @@ export class TenantCapacity {
     return due.length
   }
 
-  #rateState(limit: RateLimit, need: number, nowMs: number): LimitState {
+  #rateState(limit: RateLimit, need: number, nowMs: number, ahead: TakenAhead): LimitState {
     const bucket = this.#bucket(limit.id)
     const rate = rateOf(limit)
+    const before = ahead.amounts.get(limit.id) ?? 0
+    const fromMs = before > 0 ? Math.max(nowMs, ahead.fromMs) : nowMs
     return {
       limitId: limit.id,
       dimension: limit.dimension,
       limit: limit.perMinute,
       need,
       remaining: remaining(bucket, rate, nowMs),
-      waitMs: waitMs(bucket, rate, need, nowMs),
+      waitMs: fromMs - nowMs + waitMs(bucket, rate, need, fromMs, before),
       resetMs: resetMs(bucket, rate, nowMs),
     }
   }

@@ -3,7 +3,7 @@ import type { ChatRequest } from '#protocol/chat-completions.ts'
 import { ApiError } from '#protocol/errors.ts'
 import type { Cost } from '../admission/cost.ts'
 import type { RequestSize } from '../admission/estimator.ts'
-import type { AdmitRequest } from '../admission/tenant-admission.ts'
+import type { QueuedRequest } from '../admission/tenant-queue.ts'
 import type { AppContext, AppDeps } from '../context.ts'
 import { logFailure, overloaded } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
@@ -17,6 +17,8 @@ export interface Admitted {
   readonly grantedOutputTokens: number
   readonly estimate: Cost
   readonly weight: number
+  /** For room under its tenant's own limits. */
+  readonly waitedMs: number
   /** How it came about: by a lease in hand, by the object, or without it since it is down. */
   readonly by: 'lease' | 'object' | 'allowance'
   readonly entry: ScopeEntry
@@ -53,15 +55,34 @@ export function maxCostOf(c: AppContext): number | null {
   return Number(pico)
 }
 
+/** A stream is told that it waits; a whole answer's status line is all it has, so it waits less. */
+const WAIT_STREAM_MS = 30_000
+const WAIT_WHOLE_MS = 10_000
+const WAIT_MAX_MS = 120_000
+
+/** `X-Max-Wait`: seconds to wait for room under the caller's own limits; 0 is answered at once. */
+export function maxWaitOf(c: AppContext, streamed: boolean): number {
+  const text = c.req.header('x-max-wait')
+  if (text === undefined) return streamed ? WAIT_STREAM_MS : WAIT_WHOLE_MS
+  const ms = /^\d{1,3}(\.\d{1,3})?$/.test(text) ? Math.round(Number(text) * 1000) : -1
+  if (ms >= 0 && ms <= WAIT_MAX_MS) return ms
+  const message = `'X-Max-Wait' must be seconds from 0 to ${WAIT_MAX_MS / 1000}, for example 2.5.`
+  throw new ApiError('invalid_request_error', message, { param: 'x-max-wait' })
+}
+
 /** Who asks for what, apart from the chat itself. */
 export interface Asked extends RequestSize {
   readonly model: string
   readonly maxCostPico: number | null
+  readonly maxWaitMs: number
+  /** Aborts when the client has gone. */
+  readonly signal: AbortSignal
 }
 
 /**
  * Reserves limits and money for one request: out of a lease when there is one, else by a call to
- * the tenant's object, which may lend one for the next. Throws the refusal.
+ * the tenant's object, which may lend one for the next, and may let the request wait. Throws the
+ * refusal.
  */
 export async function admit(
   c: AppContext,
@@ -70,7 +91,7 @@ export async function admit(
   deps: AppDeps,
 ): Promise<Admitted> {
   const { tenantId, keyId, access } = c.get('caller')
-  const { model, ...rest } = asked
+  const { model, signal, maxWaitMs, ...rest } = asked
   const scope = { projectId: access.projectId, keyId, model }
   const entry = book.entry(tenantId, scope)
   const request = { ...rest, requestId: c.get('trace').requestId }
@@ -80,43 +101,52 @@ export async function admit(
     c.get('trace').admittedBy = 'lease'
     c.get('trace').limits = entry.news?.limits ?? []
     c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
-    return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'lease', entry }
+    return { ...pick(spent), weight: entry.news?.weight ?? 1, waitedMs: 0, by: 'lease', entry }
   }
-  return askTenant(c, { entry, request: { ...request, scope }, book, deps })
+  return askTenant(c, { entry, request: { ...request, scope, maxWaitMs }, signal, book, deps })
 }
 
 interface Asking {
   readonly entry: ScopeEntry
-  readonly request: AdmitRequest
+  readonly request: QueuedRequest
+  readonly signal: AbortSignal
   readonly book: LeaseBook
   readonly deps: AppDeps
 }
 
-async function askTenant(c: AppContext, { entry, request, book, deps }: Asking): Promise<Admitted> {
+async function askTenant(c: AppContext, asking: Asking): Promise<Admitted> {
+  const { entry, request, signal, book, deps } = asking
   const trace = c.get('trace')
   const askedAtMs = deps.now()
   const ask = entry.leases.ask(book.newId('lease'), askedAtMs)
-  const answer = await tenantObject(c.env, entry.tenantId)
-    .admit(request, ask, askedAtMs)
-    .catch((cause: unknown) => {
-      logFailure(deps, 'object_unreachable', cause, { request_id: request.requestId })
-      return null
-    })
-  if (answer === null) return admitWithoutObject(c, { entry, request, book, deps })
+  const tenant = tenantObject(c.env, entry.tenantId)
+  const answering = tenant.admit(request, ask, askedAtMs).catch((cause: unknown) => {
+    logFailure(deps, 'object_unreachable', cause, { request_id: request.requestId })
+    return null
+  })
+  const answer = await Promise.race([answering, aborted(signal)])
+  if (answer === null) return admitWithoutObject(c, asking)
+  if (answer === 'aborted') {
+    // By the same stub, so that it cannot come before the request itself.
+    const leaving = tenant.release(request.requestId, 'client_gone', deps.now())
+    c.executionCtx.waitUntil(leaving.catch(() => undefined))
+    throw overloaded('The request was given up while it waited.', deps.random)
+  }
   trace.limits = answer.limits
+  if (answer.waited !== null) trace.addPhase('limit', answer.waited.ms)
   if (answer.status === 'refused') {
     throw refusalError(answer, request.scope.model, deps.random)
   }
   const { limits, weight, billing, price, lease, estimate, holdPico } = answer
   entry.news = { limits, weight, billing, price }
   if (lease !== null) entry.leases.receive(lease, askedAtMs)
-  entry.leases.count(estimate, holdPico, askedAtMs)
+  entry.leases.count(estimate, holdPico, deps.now())
   entry.admitted += 1
   trace.admittedBy = 'object'
   if (lease !== null || reportsOf(entry, askedAtMs).length > 0) {
     c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
   }
-  return { ...pick(answer), weight, by: 'object', entry }
+  return { ...pick(answer), weight, waitedMs: answer.waited?.ms ?? 0, by: 'object', entry }
 }
 
 /** A tenant that pays later is served on, within bounds; one that pays first is not. */
@@ -128,7 +158,14 @@ function admitWithoutObject(c: AppContext, { entry, request, book, deps }: Askin
   entry.admitted += 1
   c.get('trace').admittedBy = 'allowance'
   c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
-  return { ...pick(spent), weight: entry.news?.weight ?? 1, by: 'allowance', entry }
+  return { ...pick(spent), weight: entry.news?.weight ?? 1, waitedMs: 0, by: 'allowance', entry }
+}
+
+export function aborted(signal: AbortSignal): Promise<'aborted'> {
+  if (signal.aborted) return Promise.resolve('aborted')
+  return new Promise((resolve) => {
+    signal.addEventListener('abort', () => resolve('aborted'), { once: true })
+  })
 }
 
 function pick({

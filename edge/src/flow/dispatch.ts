@@ -10,7 +10,7 @@ import type { Pool } from '../env.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { callBackend } from '../upstream/backend.ts'
 import { refusalOf } from '../upstream/backend-error.ts'
-import { release } from './admit.ts'
+import { aborted, release } from './admit.ts'
 import type { Admitted } from './admit.ts'
 import { foreignRequest, meterForeign } from './foreign-engine.ts'
 import { resolveDoubt } from './in-doubt.ts'
@@ -18,6 +18,7 @@ import { refusalError, turnError } from './refusals.ts'
 import { giveTurnBack, takeTurn, takeTurnHere } from './turn.ts'
 import type { TurnTools } from './turn.ts'
 
+/** What is to be sent where, once it has been let in. */
 export interface Job {
   readonly pool: Pool
   readonly body: Uint8Array
@@ -25,11 +26,14 @@ export interface Job {
   readonly model: string
   /** Index of the pool's band and with it the engine's priority. */
   readonly band: Band
-  readonly admitted: Admitted
   /** How long the answer goes on without its client, to be taken up again; null: not at all. */
   readonly resumableSeconds: number | null
   /** Aborts when the client has gone. */
   readonly signal: AbortSignal
+}
+
+interface AdmittedJob extends Job {
+  readonly admitted: Admitted
 }
 
 export type Band = 'normal' | 'flex'
@@ -59,7 +63,11 @@ export type Dispatched =
  * no backend took the request for certain; when that is in doubt, the reservation stays and the
  * tenant's object asks the backend.
  */
-export async function dispatch(c: AppContext, job: Job, tools: TurnTools): Promise<Dispatched> {
+export async function dispatch(
+  c: AppContext,
+  job: AdmittedJob,
+  tools: TurnTools,
+): Promise<Dispatched> {
   const { deps } = tools
   const untilMs = deps.now() + (job.streamed ? QUEUE_STREAM_MS : QUEUE_WHOLE_MS)
   const startedAtMs = deps.now()
@@ -82,7 +90,7 @@ interface Span {
 
 async function attempt(
   c: AppContext,
-  job: Job,
+  job: AdmittedJob,
   tools: TurnTools,
   { startedAtMs, untilMs }: Span,
 ): Promise<Response | 'busy'> {
@@ -112,7 +120,7 @@ async function attempt(
 /** The pool's answer; that of another engine's comes with its usage read as it passes. */
 async function callPool(
   c: AppContext,
-  job: Job,
+  job: AdmittedJob,
   deps: AppDeps,
   waitedMs: number,
 ): Promise<Response> {
@@ -143,7 +151,7 @@ async function callPool(
 /** Whether the pool shares out what its backends report. */
 async function waitForTurn(
   c: AppContext,
-  job: Job,
+  job: AdmittedJob,
   tools: TurnTools,
   untilMs: number,
 ): Promise<boolean> {
@@ -166,15 +174,8 @@ async function waitForTurn(
   throw turnError(reason, deps.random)
 }
 
-function aborted(signal: AbortSignal): Promise<'aborted'> {
-  if (signal.aborted) return Promise.resolve('aborted')
-  return new Promise((resolve) => {
-    signal.addEventListener('abort', () => resolve('aborted'), { once: true })
-  })
-}
-
 /** A key that was revoked while its request waited starts nothing any more. */
-async function recheckKey(c: AppContext, job: Job, tools: TurnTools): Promise<void> {
+async function recheckKey(c: AppContext, job: AdmittedJob, tools: TurnTools): Promise<void> {
   const { deps } = tools
   const { tenantId, keyId } = c.get('caller')
   const status = await tenantObject(c.env, tenantId)
@@ -189,7 +190,7 @@ async function recheckKey(c: AppContext, job: Job, tools: TurnTools): Promise<vo
     : refusalError({ ...refused, reason: 'key' }, job.model, deps.random)
 }
 
-function headersOf(job: Job, waitedMs: number): Record<string, string> {
+function headersOf(job: AdmittedJob, waitedMs: number): Record<string, string> {
   return {
     [GRANTED_OUTPUT_TOKENS_HEADER]: String(job.admitted.grantedOutputTokens),
     [PRIORITY_HEADER]: String(BANDS[job.band].priority),

@@ -13,11 +13,12 @@ const DIMENSION_WORDS = {
   inputTokens: 'input tokens per minute',
   uncachedInputTokens: 'uncached input tokens per minute',
   outputTokens: 'output tokens per minute',
+  tokens: 'tokens per minute',
 } as const
 
 /** What the client is told when its tenant's object does not admit a request. */
 export function refusalError(
-  refused: TenantRefused,
+  refused: Omit<TenantRefused, 'waited'>,
   model: string,
   random: () => number,
 ): ApiError {
@@ -53,7 +54,11 @@ export function refusalError(
   }
 }
 
-function limitError(refused: TenantRefused, model: string, random: () => number): ApiError {
+function limitError(
+  refused: Omit<TenantRefused, 'waited'>,
+  model: string,
+  random: () => number,
+): ApiError {
   const { binding, retryAfterMs } = refused
   const waitMs = Math.max(1_000, retryAfterMs ?? 0) * (1 + JITTER * random())
   const again = `Please try again in ${formatDuration(waitMs)}.`

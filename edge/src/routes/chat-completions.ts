@@ -6,7 +6,8 @@ import { RESUMABLE_HEADER, RESUMABLE_SECONDS_MAX } from '#protocol/headers.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
 import { logFailure, refuseMethod } from '../failures.ts'
-import { admit, maxCostOf, sizeOf } from '../flow/admit.ts'
+import { admit, maxCostOf, maxWaitOf, sizeOf } from '../flow/admit.ts'
+import type { Asked } from '../flow/admit.ts'
 import { dispatch } from '../flow/dispatch.ts'
 import type { Dispatched, Job } from '../flow/dispatch.ts'
 import { keepPlace } from '../flow/heartbeat.ts'
@@ -59,7 +60,7 @@ export function chatCompletions(deps: AppDeps): Hono<AppEnv> {
 }
 
 async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
-  const { deps, book } = isolate
+  const { deps } = isolate
   const settings = c.get('settings')
   const trace = c.get('trace')
   const body = await readBody(c.req.raw, settings.bodyBytesMax)
@@ -70,27 +71,48 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
   requireModel(c, request.model)
   const resumableSeconds = request.stream === true ? resumableSecondsOf(c) : null
 
-  const admittedFromMs = deps.now()
-  const asked = { ...sizeOf(request, body.byteLength), model: request.model }
-  const admitted = await admit(c, { ...asked, maxCostPico: maxCostOf(c) }, book, deps)
-  trace.addPhase('admit', deps.now() - admittedFromMs)
-
+  const streamed = request.stream === true
   const gone = new AbortController()
   const job: Job = {
     pool,
     body,
-    streamed: request.stream === true,
+    streamed,
     model: request.model,
     band: wantsFlex(json) ? 'flex' : 'normal',
-    admitted,
     resumableSeconds,
     signal: AbortSignal.any([c.req.raw.signal, gone.signal]),
   }
-  const dispatched = dispatch(c, job, isolate)
-  const first = job.streamed ? await within(dispatched, HOLD_MS) : await dispatched
+  const asked = {
+    ...sizeOf(request, body.byteLength),
+    model: request.model,
+    maxCostPico: maxCostOf(c),
+    maxWaitMs: maxWaitOf(c, streamed),
+    signal: job.signal,
+  }
+  const dispatched = admitAndDispatch(c, asked, job, isolate)
+  const first = streamed ? await within(dispatched, HOLD_MS) : await dispatched
   if (first === null) return answerWaiting(c, { job, isolate, dispatched, gone })
   if (first.kind === 'failed') throw first.error
   return passOn(c, first.upstream, job, isolate)
+}
+
+/** First leave of the caller's own limits, then a turn at the pool: it may have to wait for either. */
+async function admitAndDispatch(
+  c: AppContext,
+  asked: Asked,
+  job: Job,
+  isolate: Isolate,
+): Promise<Dispatched> {
+  const { deps, book } = isolate
+  const startedAtMs = deps.now()
+  try {
+    const admitted = await admit(c, asked, book, deps)
+    c.get('trace').addPhase('admit', Math.max(0, deps.now() - startedAtMs - admitted.waitedMs))
+    return await dispatch(c, { ...job, admitted }, isolate)
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error
+    return { kind: 'failed', error }
+  }
 }
 
 /** For how long the stream is to go on without its client; null: not at all. */

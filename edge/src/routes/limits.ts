@@ -53,6 +53,8 @@ async function showLimits(c: AppContext, deps: AppDeps) {
       held_usd: formatUsd(account.heldPico),
       available_usd: formatUsd(account.availablePico),
     },
+    /** Requests that wait for room under these limits. */
+    waiting: account.waiting,
     data,
   }
 }

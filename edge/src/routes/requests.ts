@@ -134,6 +134,14 @@ async function showAdmission(c: AppContext, deps: AppDeps) {
     reason: decision.reason,
     binding: decision.binding === null ? null : viewLimitState(decision.binding),
     retry_after_ms: decision.retryAfterMs,
+    waited:
+      decision.waited === null
+        ? null
+        : {
+            ms: decision.waited.ms,
+            binding:
+              decision.waited.binding === null ? null : viewLimitState(decision.waited.binding),
+          },
     limits: decision.limits.map(viewLimitState),
   }
 }

@@ -122,4 +122,15 @@ export const TENANT_MIGRATIONS: readonly Migration[] = [
      contract TEXT NOT NULL,
      weight INTEGER NOT NULL CHECK (weight >= 1)
    ) STRICT;`,
+
+  `-- How long a request may wait for room under its tenant's own limits.
+   ALTER TABLE terms ADD COLUMN max_wait_ms INTEGER NOT NULL DEFAULT 30000
+     CHECK (max_wait_ms >= 0);
+
+   -- The last decisions that nothing else tells of, some in a row as JSON.
+   CREATE TABLE decisions (
+     seq INTEGER PRIMARY KEY AUTOINCREMENT,
+     count INTEGER NOT NULL,
+     list TEXT NOT NULL
+   ) STRICT;`,
 ]

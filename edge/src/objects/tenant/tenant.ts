@@ -6,15 +6,18 @@ import type { Scope } from '../../admission/limits.ts'
 import type { Billing } from '../../admission/money.ts'
 import { LIST_PRICES } from '../../admission/prices.ts'
 import type { Price, PriceVersion } from '../../admission/prices.ts'
-import { TenantAdmission } from '../../admission/tenant-admission.ts'
+import { refusal, TenantAdmission } from '../../admission/tenant-admission.ts'
 import type {
+  Admission,
   AdmitRequest,
   LeaseAsk,
   LeaseReport,
   Progress,
   Quote,
-  RefusalReason,
+  Refusal,
 } from '../../admission/tenant-admission.ts'
+import { TenantQueue } from '../../admission/tenant-queue.ts'
+import type { Gate, QueuedRequest, Waited, WaitEnd } from '../../admission/tenant-queue.ts'
 import type { LimitState } from '../../admission/tenant-capacity.ts'
 import type { Lease, ReservationRow } from '../../admission/tenant-store.ts'
 import type { Env } from '../../env.ts'
@@ -22,6 +25,8 @@ import { parseEnv } from '../../env.ts'
 import { DEFAULT_PROJECT } from '../../keys/access.ts'
 import { askBackends } from '../../upstream/record-lookup.ts'
 import { hasSchema, migrate } from '../migrations.ts'
+import { DecisionLog } from './decisions.ts'
+import type { Decision } from './decisions.ts'
 import { KeysTable } from './keys-table.ts'
 import type {
   CreateKeyStatus,
@@ -40,6 +45,7 @@ import { TermsTable } from './terms.ts'
 import type { Terms } from './terms.ts'
 import { canonicalRecord, readUsage } from './usage.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
+import { WaitingCalls } from './waiting-calls.ts'
 
 export interface NewTenant {
   readonly tenantId: string
@@ -66,32 +72,19 @@ export interface TenantAdmitted {
   readonly limits: readonly LimitState[]
   readonly weight: number
   readonly billing: Billing['kind']
+  /** For room under the tenant's own limits; null: it did not have to. */
+  readonly waited: Waited | null
 }
 
-export interface TenantRefused {
-  readonly status: 'refused'
-  /** `key`: it has been revoked or has expired since it was verified. */
-  readonly reason: RefusalReason | 'key'
-  readonly limits: readonly LimitState[]
-  readonly binding: LimitState | null
-  readonly retryAfterMs: number | null
+export interface TenantRefused extends Omit<Refusal, 'shortage'> {
+  readonly waited: Waited | null
 }
+
+type Answer = TenantAdmitted | TenantRefused
 
 export interface Refill {
   readonly lease: Lease | null
   readonly limits: readonly LimitState[]
-}
-
-/** Why a request was let in or not, as its own tenant may see it. */
-export interface Decision {
-  readonly requestId: string
-  readonly atMs: number
-  readonly model: string
-  readonly outcome: 'admitted' | 'refused' | 'released'
-  readonly reason: string | null
-  readonly limits: readonly LimitState[]
-  readonly binding: LimitState | null
-  readonly retryAfterMs: number | null
 }
 
 export interface TenantAccount {
@@ -100,6 +93,8 @@ export interface TenantAccount {
   readonly balancePico: bigint
   readonly heldPico: bigint
   readonly availablePico: bigint
+  /** Requests that wait for room under the limits. */
+  readonly waiting: number
 }
 
 export interface LedgerPage {
@@ -110,21 +105,22 @@ export interface LedgerPage {
 
 /** Due things are looked at no sooner than this after the call that made them. */
 const SWEEP_DELAY_MS = 2_000
-/** Refusals are remembered in memory alone: a tenant that is being refused must not cost writes. */
-const DECISIONS_MAX = 1_000
 
 /**
  * One tenant: its keys (as hashes), its limits, its money. Every method is one transaction, made of
  * calls on the admission core over this object's tables. Time and randomness come in as arguments.
  * Anyone can make up a key id and so reach an object that was never set up; such an object answers
- * "unknown" and writes nothing.
+ * "unknown" and writes nothing. Who waits for room under the tenant's limits is an open call, held
+ * in memory: a reset breaks it, and its Worker treats the object as down.
  */
 export class Tenant extends DurableObject<Env> {
   readonly #storage = this.ctx.storage
   readonly #sql = this.ctx.storage.sql
   readonly #keys = new KeysTable(this.#sql)
   readonly #terms = new TermsTable(this.#sql)
-  readonly #decisions = new Map<string, Decision>()
+  readonly #decisions = new DecisionLog(this.#sql)
+  readonly #calls = new WaitingCalls<Answer>()
+  #queue = new TenantQueue()
   #ready = false
   /** Built from the terms, and again when they change. */
   #core: { readonly terms: Terms; readonly admission: TenantAdmission } | null = null
@@ -201,27 +197,19 @@ export class Tenant extends DurableObject<Env> {
   /**
    * Reserves for one request, and lends the isolate some more where it asks and there is plenty.
    * The key is looked at again: what an isolate remembers of it may be a second and a half old.
+   * Resolves when the request has room under the limits, or will not have it in the time it has.
    */
-  admit(
-    request: AdmitRequest,
-    ask: LeaseAsk | null,
-    nowMs: number,
-  ): TenantAdmitted | TenantRefused {
-    return this.#storage.transactionSync(() => {
-      const known = this.#exists() && this.#keys.statusOf(request.scope.keyId, nowMs) === 'valid'
-      if (!known) return KEY_ENDED
-      const answer = this.#admission().admit(request, ask, nowMs)
-      if (answer.status === 'refused') {
-        this.#decide({ ...decisionOf(request, nowMs), ...answer, outcome: 'refused' })
-        return answer
-      }
-      this.#wake(nowMs)
-      const { reservation, lease, limits } = answer
-      const { weight, billing } = this.#coreNow().terms
-      const { grantedOutputTokens, holdPico, price, estimate } = reservation
-      const granted = { grantedOutputTokens, holdPico, price, estimate, lease, limits, weight }
-      return { status: 'admitted', ...granted, billing: billing.kind }
-    })
+  async admit(request: QueuedRequest, ask: LeaseAsk | null, nowMs: number): Promise<Answer> {
+    if (!this.#exists()) return { ...refusal('key'), waited: null }
+    this.#calls.noteTime(nowMs)
+    const maxWaitMs = Math.min(request.maxWaitMs, this.#coreNow().terms.maxWaitMs)
+    const { answer, ended } = this.#storage.transactionSync(() =>
+      this.#queue.arrive(this.#gate(nowMs), { ...request, maxWaitMs }, ask, nowMs),
+    )
+    this.#endWaits(ended, nowMs)
+    this.#schedule()
+    if (answer.status === 'waiting') return this.#calls.wait(request.requestId)
+    return this.#conclude({ request, answer, waited: null }, nowMs)
   }
 
   /** A lease alone, for an isolate whose last one runs out, and where the limits stand now. */
@@ -230,7 +218,9 @@ export class Tenant extends DurableObject<Env> {
       const known = this.#exists() && this.#keys.statusOf(scope.keyId, nowMs) === 'valid'
       if (!known) return null
       this.#wake(nowMs)
-      const lease = this.#admission().refill(scope, ask, nowMs)
+      const admission = this.#admission()
+      const mayLend = this.#queue.mayLend(admission, scope)
+      const lease = mayLend ? admission.refill(scope, ask, nowMs) : null
       return { lease, limits: this.#admission().limits(scope, nowMs) }
     })
   }
@@ -249,11 +239,13 @@ export class Tenant extends DurableObject<Env> {
 
   /** Takes in what isolates admitted under leases; for each report the number it has got to. */
   reportLeases(reports: readonly LeaseReport[], nowMs: number): number[] {
-    return this.#storage.transactionSync(() => {
+    const counted = this.#storage.transactionSync(() => {
       if (!this.#exists()) return reports.map(() => 0)
       this.#wake(nowMs)
       return reports.map((report) => this.#admission().report(report, nowMs))
     })
+    this.#serve(nowMs)
+    return counted
   }
 
   progress(updates: readonly Progress[], nowMs: number): void {
@@ -261,18 +253,27 @@ export class Tenant extends DurableObject<Env> {
       if (!this.#exists()) return
       for (const update of updates) this.#admission().progress(update, nowMs)
     })
+    this.#serve(nowMs)
   }
 
-  /** Gives all of a reservation back: its request was refused before anything was made for it. */
+  /**
+   * Gives all of a reservation back, or a place in the queue: its request was refused, or its client
+   * has gone, before anything was made for it.
+   */
   release(requestId: string, reason: string, nowMs: number): boolean {
-    return this.#storage.transactionSync(() => {
+    const released = this.#storage.transactionSync(() => {
       if (!this.#exists()) return false
-      const model = this.#reservation(requestId)?.scope.model ?? ''
-      const released = this.#admission().release(requestId, nowMs)
-      const decision = decisionOf({ requestId, scope: { model } }, nowMs)
-      if (released) this.#decide({ ...decision, outcome: 'released', reason })
-      return released
+      const waiting = this.#queue.find(requestId)
+      const scope = waiting?.request.scope ?? this.#reservation(requestId)?.scope
+      const done = this.#queue.leave(requestId) || this.#admission().release(requestId, nowMs)
+      const decision = decisionOf({ requestId, scope: { model: scope?.model ?? '' } }, nowMs)
+      if (done) this.#decide({ ...decision, outcome: 'released', reason }, nowMs)
+      return done
     })
+    // Its own call, if it waited, has nobody left to hear this.
+    this.#calls.answer(requestId, { ...refusal('rate'), waited: null })
+    this.#serve(nowMs)
+    return released
   }
 
   quote(request: Omit<AdmitRequest, 'requestId'>, nowMs: number): Quote | null {
@@ -285,8 +286,15 @@ export class Tenant extends DurableObject<Env> {
 
   /** What was decided about a request; null when nothing is known, or no longer. */
   decision(requestId: string): Decision | null {
-    const known = this.#decisions.get(requestId)
-    if (known !== undefined || !this.#exists()) return known ?? null
+    if (!this.#exists()) return null
+    const waiting = this.#queue.find(requestId)
+    if (waiting !== null) {
+      const { request, sinceMs, binding } = waiting
+      const waited = { ms: Math.max(0, this.#calls.nowMs() - sinceMs), binding }
+      return { ...decisionOf(request, sinceMs), outcome: 'waiting', binding, waited }
+    }
+    const known = this.#decisions.find(requestId)
+    if (known !== null) return known
     const reservation = this.#reservation(requestId)
     if (reservation !== undefined) {
       return { ...decisionOf({ requestId, ...reservation }, reservation.admittedAtMs) }
@@ -305,10 +313,12 @@ export class Tenant extends DurableObject<Env> {
    */
   applyUsageRecords(records: readonly UsageRecord[], nowMs: number): ApplyStatus[] {
     this.#setUp()
-    return this.#storage.transactionSync(() => {
+    const statuses = this.#storage.transactionSync(() => {
       this.#wake(nowMs)
       return records.map((record) => this.#applyUsageRecord(record, nowMs))
     })
+    this.#serve(nowMs)
+    return statuses
   }
 
   usage(query: UsageQuery): UsageReport | null {
@@ -328,13 +338,15 @@ export class Tenant extends DurableObject<Env> {
   }
 
   changeTerms(change: Partial<Omit<Terms, 'contract'>>): Terms | null {
-    return this.#storage.transactionSync(() => {
+    const changed = this.#storage.transactionSync(() => {
       if (!this.#exists()) return null
       const terms = { ...this.#terms.get(), ...change }
       this.#terms.put(terms)
       this.#core = null
       return terms
     })
+    this.#serve(this.#calls.nowMs())
+    return changed
   }
 
   addContractPrice(
@@ -360,7 +372,8 @@ export class Tenant extends DurableObject<Env> {
     const availablePico = this.#admission().availablePico()
     const credit = billing.kind === 'postpaid' ? billing.creditPico : 0n
     const heldPico = balancePico + credit - availablePico
-    return { billing, weight, balancePico, heldPico, availablePico }
+    const waiting = this.#queue.size
+    return { billing, weight, balancePico, heldPico, availablePico, waiting }
   }
 
   topUp(id: string, amountPico: bigint, nowMs: number): PostStatus | 'tenant_unknown' {
@@ -373,7 +386,11 @@ export class Tenant extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     this.#alarmAtMs = null
     if (!this.#exists()) return
-    const swept = this.#storage.transactionSync(() => this.#admission().sweep(Date.now()))
+    const swept = this.#storage.transactionSync(() => {
+      this.#decisions.write()
+      return this.#admission().sweep(Date.now())
+    })
+    this.#serve(this.#calls.nowMs())
     // Before the backends are asked: an alarm that dies on the way must come again.
     if (swept.nextDueAtMs !== null) await this.#setAlarm(swept.nextDueAtMs)
     await this.#ask(swept.ask)
@@ -386,6 +403,63 @@ export class Tenant extends DurableObject<Env> {
     const open = this.#openReservations(nowMs - ageMs)
     await this.#ask([...new Set([...swept.ask, ...open])])
     return this.#openReservations(nowMs - ageMs).length
+  }
+
+  /** The core behind the keys: whoever has waited may have lost theirs. */
+  #gate(nowMs: number): Gate {
+    const admission = this.#admission()
+    return {
+      limitsOn: (scope) => admission.limitsOn(scope),
+      admit: (request, ...rest) =>
+        this.#keys.statusOf(request.scope.keyId, nowMs) === 'valid'
+          ? admission.admit(request, ...rest)
+          : refusal('key'),
+    }
+  }
+
+  /** Gives turns to those who wait: after whatever may have made room, and when the timer says so. */
+  #serve(nowMs: number): void {
+    if (this.#queue.size > 0) {
+      try {
+        const ended = this.#storage.transactionSync(() =>
+          this.#queue.serve(this.#gate(nowMs), nowMs),
+        )
+        this.#endWaits(ended, nowMs)
+      } catch (cause) {
+        this.#queue = new TenantQueue()
+        this.#calls.fail(cause)
+        throw cause
+      }
+    }
+    this.#schedule()
+  }
+
+  #schedule(): void {
+    this.#calls.wakeAt(this.#queue.nextTickMs(), () => this.#serve(this.#calls.nowMs()))
+  }
+
+  #endWaits(ended: readonly WaitEnd[], nowMs: number): void {
+    for (const end of ended) {
+      this.#calls.answer(end.request.requestId, this.#conclude(end, nowMs))
+    }
+  }
+
+  /** What the caller is told, and what is remembered of it. */
+  #conclude({ request, answer, waited }: Concluded, nowMs: number): Answer {
+    const decision = { ...decisionOf(request, nowMs), limits: answer.limits, waited }
+    if (answer.status === 'refused') {
+      const { status, reason, limits, binding, retryAfterMs } = answer
+      const refused = { reason, binding, retryAfterMs }
+      if (reason !== 'key') this.#decide({ ...decision, ...refused, outcome: 'refused' }, nowMs)
+      return { status, limits, ...refused, waited }
+    }
+    if (waited !== null) this.#decide(decision, nowMs)
+    this.#wake(nowMs)
+    const { reservation, lease, limits } = answer
+    const { weight, billing } = this.#coreNow().terms
+    const { grantedOutputTokens, holdPico, price, estimate } = reservation
+    const granted = { grantedOutputTokens, holdPico, price, estimate, lease, limits, weight }
+    return { status: 'admitted', ...granted, billing: billing.kind, waited }
   }
 
   #setUp(): void {
@@ -457,11 +531,9 @@ export class Tenant extends DurableObject<Env> {
     return this.#storage.setAlarm(atMs)
   }
 
-  #decide(decision: Decision): void {
-    this.#decisions.set(decision.requestId, decision)
-    if (this.#decisions.size <= DECISIONS_MAX) return
-    const [oldest] = this.#decisions.keys()
-    if (oldest !== undefined) this.#decisions.delete(oldest)
+  #decide(decision: Decision, nowMs: number): void {
+    this.#decisions.note(decision)
+    this.#wake(nowMs)
   }
 
   #applyUsageRecord(record: UsageRecord, nowMs: number): ApplyStatus {
@@ -496,12 +568,10 @@ export class Tenant extends DurableObject<Env> {
   }
 }
 
-const KEY_ENDED: TenantRefused = {
-  status: 'refused',
-  reason: 'key',
-  limits: [],
-  binding: null,
-  retryAfterMs: null,
+interface Concluded {
+  readonly request: AdmitRequest
+  readonly answer: Admission | Refusal
+  readonly waited: Waited | null
 }
 
 function decisionOf(
@@ -517,5 +587,6 @@ function decisionOf(
     limits: [],
     binding: null,
     retryAfterMs: null,
+    waited: null,
   }
 }

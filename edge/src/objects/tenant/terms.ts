@@ -11,6 +11,8 @@ export interface Terms {
   readonly contract: readonly PriceVersion[]
   /** The tenant's share of a full pool, against the others'. */
   readonly weight: number
+  /** How long a request may wait for room under the tenant's own limits; 0: none waits. */
+  readonly maxWaitMs: number
 }
 
 type LimitValue =
@@ -42,6 +44,7 @@ export const DEFAULT_TERMS: Terms = {
   ],
   contract: [],
   weight: 1,
+  maxWaitMs: 30_000,
 }
 
 interface TermsColumns extends Record<string, SqlStorageValue> {
@@ -49,6 +52,7 @@ interface TermsColumns extends Record<string, SqlStorageValue> {
   readonly limits: string
   readonly contract: string
   readonly weight: number
+  readonly max_wait_ms: number
 }
 
 /** A tenant's terms, inside whatever transaction its caller has open. */
@@ -67,16 +71,19 @@ export class TermsTable {
       limits: JSON.parse(row.limits) as Limit[],
       contract: JSON.parse(row.contract) as PriceVersion[],
       weight: row.weight,
+      maxWaitMs: row.max_wait_ms,
     }
   }
 
   put(terms: Terms): void {
     this.#sql.exec(
-      'INSERT OR REPLACE INTO terms (only_row, billing, limits, contract, weight) VALUES (1, ?, ?, ?, ?)',
+      `INSERT OR REPLACE INTO terms (only_row, billing, limits, contract, weight, max_wait_ms)
+       VALUES (1, ?, ?, ?, ?, ?)`,
       formatBilling(terms.billing),
       JSON.stringify(terms.limits),
       JSON.stringify(terms.contract),
       terms.weight,
+      terms.maxWaitMs,
     )
   }
 }

@@ -1,7 +1,7 @@
 import type { Hono } from 'hono'
 import { ApiError } from '#protocol/errors.ts'
 import { z } from 'zod'
-import { RATE_DIMENSIONS } from '../../admission/cost.ts'
+import { RATE_MEASURES } from '../../admission/cost.ts'
 import type { Limit } from '../../admission/limits.ts'
 import type { TokenPrices } from '../../admission/prices.ts'
 import type { AppContext, AppDeps, AppEnv } from '../../context.ts'
@@ -14,6 +14,7 @@ import { noSuchTenant, readJson, tenantParam, toUnixSeconds } from './door.ts'
 
 const LIMITS_MAX = 256
 const PRICE_VERSIONS_MAX = 64
+const WAIT_MS_MAX = 120_000
 /** Dollars a million tokens, as pico-dollars a token, are whole to the sixth decimal. */
 const TOKENS_PRICED = 1_000_000n
 
@@ -34,7 +35,7 @@ const limitScope = {
 
 const limitSchema = z.discriminatedUnion('dimension', [
   z.object({
-    dimension: z.enum(RATE_DIMENSIONS),
+    dimension: z.enum(RATE_MEASURES),
     per_minute: z.int().min(1).max(1_000_000_000),
     burst_ms: z.int().min(1_000).max(60_000).optional(),
     ...limitScope,
@@ -46,7 +47,11 @@ const limitSchema = z.discriminatedUnion('dimension', [
   }),
 ])
 
-const limitsSchema = z.object({ limits: z.array(limitSchema).max(LIMITS_MAX) })
+const limitsSchema = z.object({
+  limits: z.array(limitSchema).max(LIMITS_MAX),
+  /** How long a request may wait for room under them; left as it is without it. */
+  max_wait_ms: z.int().min(0).max(WAIT_MS_MAX).optional(),
+})
 
 const billingSchema = z.discriminatedUnion('mode', [
   z.object({ mode: z.literal('prepaid'), weight: z.int().min(1).max(1000).optional() }),
@@ -93,7 +98,7 @@ async function readTerms(c: AppContext, deps: AppDeps): Promise<Terms> {
 
 /** All limits at once: what is not in the list is not limited any more. */
 async function putLimits(c: AppContext, deps: AppDeps) {
-  const { limits } = await readJson(c.req.raw, limitsSchema)
+  const { limits, max_wait_ms: maxWaitMs } = await readJson(c.req.raw, limitsSchema)
   const made = limits.map(({ model, project, key, ...value }) => {
     const scope = {
       ...(model === undefined ? {} : { model }),
@@ -108,7 +113,8 @@ async function putLimits(c: AppContext, deps: AppDeps) {
     const message = 'Two limits have one dimension and scope.'
     throw new ApiError('invalid_parameter', message, { param: 'limits' })
   }
-  return viewLimits(await changeTerms(c, deps, { limits: made }))
+  const change = { limits: made, ...(maxWaitMs === undefined ? {} : { maxWaitMs }) }
+  return viewLimits(await changeTerms(c, deps, change))
 }
 
 async function putBilling(c: AppContext, deps: AppDeps) {
@@ -189,8 +195,8 @@ async function viewBilling(c: AppContext, deps: AppDeps) {
   }
 }
 
-function viewLimits({ limits }: Terms) {
-  return { object: 'limits', limits: limits.map(viewLimit) }
+function viewLimits({ limits, maxWaitMs }: Terms) {
+  return { object: 'limits', max_wait_ms: maxWaitMs, limits: limits.map(viewLimit) }
 }
 
 function viewLimit(limit: Limit) {
