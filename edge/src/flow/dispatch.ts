@@ -100,7 +100,7 @@ async function attempt(
   const calledAtMs = deps.now()
   trace.addPhase('queue', calledAtMs - startedAtMs)
   if (calledAtMs - startedAtMs >= RECHECK_AFTER_MS) await recheckKey(c, job, tools)
-  const waitedMs = calledAtMs - startedAtMs
+  const waitedMs = job.admitted.waitedMs + calledAtMs - startedAtMs
   const upstream = await callPool(c, job, deps, waitedMs).catch(async (error: unknown) => {
     await giveTurnBack(c, job.pool, trace.requestId, tools)
     c.executionCtx.waitUntil(resolveDoubt(c, job.pool, job.admitted, deps))
