@@ -33,7 +33,8 @@ describe('happy', () => {
     expect(response.status).toBe(204)
     expect(response.headers.get('access-control-allow-origin')).toBe('*')
     expect(response.headers.get('access-control-allow-headers')).toBe(
-      'authorization, content-type, x-api-key, anthropic-version, anthropic-beta, x-stainless-os',
+      'authorization, content-type, x-api-key, anthropic-version, anthropic-beta, last-event-id, ' +
+        'x-max-cost, x-max-wait, x-sluice-resumable, x-stainless-os',
     )
   })
 

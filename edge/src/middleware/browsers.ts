@@ -9,6 +9,10 @@ const REQUEST_HEADERS = new Set([
   'x-api-key',
   'anthropic-version',
   'anthropic-beta',
+  'last-event-id',
+  'x-max-cost',
+  'x-max-wait',
+  'x-sluice-resumable',
 ])
 /** The OpenAI and Anthropic clients send a family of these, which differs by version. */
 const CLIENT_HEADER = /^x-stainless-[a-z-]{1,64}$/
