@@ -170,6 +170,31 @@ describe('a key with one dollar', () => {
   })
 })
 
+it('serves a burst of 50 as a small cap allows, and refuses none of it', async () => {
+  const account = await makePrepaid('1000')
+  // Seven at once, and seven and a half a second: the last wait behind comments.
+  const limits = [{ dimension: 'requests', per_minute: 450, burst_ms: 1000 }]
+  await call('PUT', `${account.path}/limits`, { limits })
+  const sent = Array.from({ length: 50 }, () => stream(account, { max_tokens: 1 }))
+  const answers = await Promise.all(sent)
+  expect(answers.map(({ status, code }) => [status, code])).toEqual(Array(50).fill([200, null]))
+  const decisions = await Promise.all(
+    answers.map(async ({ requestId }) => {
+      const headers = { authorization: `Bearer ${account.key}` }
+      const why = await fetch(`${stack.edgeUrl}/v1/requests/${requestId}/admission`, { headers })
+      return (await why.json()) as { decided_at_ms: number; waited: { ms: number } | null }
+    }),
+  )
+  const times = decisions.map((decision) => decision.decided_at_ms).toSorted((a, b) => a - b)
+  const over = times.flatMap((fromMs, first) =>
+    times.slice(first).filter((ms, more) => more + 1 > 7 + (ms - fromMs) * 0.0075),
+  )
+  expect(over).toEqual([])
+  const waited = decisions.filter((decision) => decision.waited !== null)
+  console.log(`burst of 50: ${waited.length} waited, ${(times[49] ?? 0) - (times[0] ?? 0)} ms`)
+  expect(waited.length).toBeGreaterThan(0)
+})
+
 it('tells a tenant what became of its own requests, and nobody else', async () => {
   const [account, stranger] = [await makePrepaid('1.00'), await makePrepaid('1.00')]
   const { requestId, completionTokens } = await stream(account)
