@@ -4,6 +4,7 @@ import { parseModelConfig, type ModelConfig } from '#weights/layout/config.ts'
 import { toyConfig } from '#weights/toy/config.ts'
 import type { CudaDevice } from '../src/device/cuda.ts'
 import type { BatchRow } from '../src/kernels/batch.ts'
+import { manyRows } from '../src/kernels/cuda/matrix.ts'
 import { recordedRowsMax } from '../src/model/deepseek.ts'
 import { LoneLayer, loneLayerConfig, type LoneSegment } from '../src/model/testing/lone-layer.ts'
 import { ColdTimer, median, type RunLimits } from './cold-timer.ts'
@@ -41,6 +42,11 @@ const steps: readonly Step[] = [
   { name: 'prefill 8192', sequences: 1, start: 0, count: 8192, gate: 0.25 },
 ]
 
+/** Those in which `wgmma` has a part. */
+const manyRowSteps: readonly Step[] = steps
+  .filter(({ sequences, count }) => sequences * count >= manyRows)
+  .map((step) => ({ ...step, name: `${step.name} by wgmma` }))
+
 const toySteps: readonly Step[] = [
   { name: 'decode 1', sequences: 1, start: 31, count: 1, gate: 0.5 },
   { name: 'prefill 6', sequences: 1, start: 0, count: 6, gate: 0.25 },
@@ -56,15 +62,19 @@ export async function timeKind(
   { toy }: Pick<ProofOptions, 'toy'>,
 ): Promise<KindTimes> {
   if (subject.fake) throw new Error('a fake driver has no times')
-  const kind = layerKinds.find((known) => known === name)
+  const [kindName, units] = name.split(' by ')
+  const kind = layerKinds.find((known) => known === kindName)
   assert(kind !== undefined, `there is no kind of layers ${name}`)
   const released = toy ? parseModelConfig(toyConfig) : await flashConfig()
   const config = loneLayerConfig(released, { kind, expertCount: released.expertCount })
-  const device = subject.open()
+  const wgmma = units === 'wgmma'
+  if (wgmma && subject.gpu.architecture !== 90) return { times: [], clocks: null, gigabytes: 0 }
+  const device = subject.open(wgmma ? { products: 'wgmma' } : {})
   const timer = new ColdTimer(device)
   const measure = (work: () => void): readonly number[] =>
     timer.measure(work, toy ? toyLimits : limits)
-  const times = timeLayer(device, config, { kind, steps: toy ? toySteps : steps, measure })
+  const chosen = toy ? toySteps : wgmma ? manyRowSteps : steps
+  const times = timeLayer(device, config, { kind, steps: chosen, measure })
   const clocks = readClocks(subject.gpu.ordinal)
   const gigabytes = device.memory().peakBytes / 1e9
   timer.close()

@@ -9,6 +9,8 @@ export type StageName = (typeof stageNames)[number]
 
 export const modelParts = ['goldens', 'invariance off', 'invariance on'] as const
 export const layerKinds = ['swa', 'csa', 'hca'] as const
+/** Many rows multiplied by `wgmma`; the other layers, and everything else, are by `mma`. */
+const layersByWgmma = ['csa by wgmma'] as const
 export const checkerTools = ['memcheck', 'racecheck', 'synccheck'] as const
 
 export type TimedKind = (typeof layerKinds)[number]
@@ -18,7 +20,7 @@ export type CheckerTool = (typeof checkerTools)[number]
 export const itemsOf: Readonly<Record<StageName, readonly string[]>> = {
   ops: opNames,
   models: modelParts,
-  times: layerKinds,
+  times: [...layerKinds, ...layersByWgmma],
   checkers: checkerTools,
   torch: ['products'],
 }

@@ -1,4 +1,4 @@
-import { CudaDevice } from '../src/device/cuda.ts'
+import { CudaDevice, type CudaOptions } from '../src/device/cuda.ts'
 import { type Driver, openDriver } from '../src/device/cuda/driver.ts'
 import { CudaError } from '../src/device/cuda/errors.ts'
 import { type Gpu, listGpus, requireKernels } from '../src/device/cuda/gpu.ts'
@@ -13,7 +13,7 @@ export interface Subject {
   readonly images: KernelImages
   /** The fake driver: everything is run, nothing is timed. */
   readonly fake: boolean
-  open(): CudaDevice
+  open(options?: Pick<CudaOptions, 'products'>): CudaDevice
 }
 
 /** Throws `CudaError`, or an error that says which part is missing. */
@@ -25,7 +25,7 @@ export async function openSubject(fake: boolean): Promise<Subject> {
   if ('reason' in images) throw new CudaError('no_kernels', images.reason)
   if (gpu === undefined) throw new Error('the driver shows no GPU')
   requireKernels(gpu, images)
-  const open = (): CudaDevice => new CudaDevice(driver, images)
+  const open: Subject['open'] = (options) => new CudaDevice(driver, images, options)
   return { driver, gpu, images, fake: driver.isFake, open }
 }
 
@@ -35,5 +35,6 @@ export async function openFake(): Promise<Subject> {
   const { driver, images } = fake
   const [gpu] = listGpus(driver)
   if (gpu === undefined) throw new Error('the fake driver shows no GPU')
-  return { driver, gpu, images, fake: true, open: () => fake.open() }
+  const open: Subject['open'] = (options) => new CudaDevice(driver, images, options)
+  return { driver, gpu, images, fake: true, open }
 }

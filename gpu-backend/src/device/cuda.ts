@@ -3,19 +3,33 @@ import type { OpTable } from '../kernels/registry.ts'
 import { KernelArguments } from './cuda/arguments.ts'
 import { CudaContext } from './cuda/context.ts'
 import type { Driver } from './cuda/driver.ts'
+import { CudaError } from './cuda/errors.ts'
 import { type Gpu, listGpus, requireKernels } from './cuda/gpu.ts'
 import type { KernelImages, LaunchTable } from './cuda/images.ts'
-import type { DevicePointer, Launch, LaunchOp, LaunchTarget } from './cuda/launch.ts'
+import type {
+  DevicePointer,
+  Launch,
+  LaunchOp,
+  LaunchTarget,
+  ProductUnits,
+  TileMatrix,
+} from './cuda/launch.ts'
 import { LoadedModules } from './cuda/modules.ts'
 import { RecordedSteps, type Recorder, type StepRecording } from './cuda/recorded-steps.ts'
 import { Staging } from './cuda/staging.ts'
+import { TileMaps } from './cuda/tile-maps.ts'
 import { type Device, DeviceError, type DeviceFormats, type DeviceMemory } from './device.ts'
 import { type DeviceBuffer, type Tensor, tensorBytes } from './tensor.ts'
 
 export interface CudaOptions {
   /** Which GPU, in the driver's order; absent: the first. */
   readonly ordinal?: number
+  /** Absent: `mma`, as long as no proof on hardware says that the other one is right and faster. */
+  readonly products?: ProductUnits
 }
+
+/** The only architecture with `wgmma`. */
+const wgmmaArchitecture = 90
 
 interface GpuBuffer {
   readonly label: string
@@ -35,10 +49,12 @@ export class CudaDevice implements Device, LaunchTarget, Recorder {
   readonly name = 'cuda'
   readonly formats: DeviceFormats
   readonly gpu: Gpu
+  readonly products: ProductUnits
   readonly context: CudaContext
   readonly #launchers: LaunchTable
   readonly #modules: LoadedModules
   readonly #staging: Staging
+  readonly #tileMaps: TileMaps
   readonly #arguments: KernelArguments
   #steps: RecordedSteps
   readonly #buffers = new Map<DeviceBuffer, GpuBuffer>()
@@ -54,11 +70,17 @@ export class CudaDevice implements Device, LaunchTarget, Recorder {
   #closed = false
 
   /** Throws `CudaError` where the GPU is not there or no kernel was built for it. */
-  constructor(driver: Driver, images: KernelImages, { ordinal = 0 }: CudaOptions = {}) {
+  constructor(driver: Driver, images: KernelImages, options: CudaOptions = {}) {
+    const { ordinal = 0, products = 'mma' } = options
     const gpu = listGpus(driver)[ordinal]
     assert(gpu !== undefined, `GPU ${ordinal} is among those the driver shows`)
     requireKernels(gpu, images)
+    if (products === 'wgmma' && gpu.architecture !== wgmmaArchitecture) {
+      const message = `${gpu.name} is sm_${gpu.architecture}; products by wgmma are for sm_90`
+      throw new CudaError('no_kernels', message)
+    }
     this.gpu = gpu
+    this.products = products
     this.formats = images.formats
     this.#launchers = images.launchers
     this.context = new CudaContext(driver, ordinal)
@@ -66,6 +88,7 @@ export class CudaDevice implements Device, LaunchTarget, Recorder {
     try {
       this.#modules = new LoadedModules(this.context, images)
       this.#staging = new Staging(this.context)
+      this.#tileMaps = new TileMaps(this.context)
     } catch (error) {
       this.context.close()
       throw error
@@ -205,6 +228,10 @@ export class CudaDevice implements Device, LaunchTarget, Recorder {
 
   scratch(name: string, bytes: number): DevicePointer {
     return this.#room(name, bytes).address
+  }
+
+  tileMap(matrix: TileMatrix): Uint8Array {
+    return this.#tileMaps.encode(matrix)
   }
 
   counters(count: number): DevicePointer {

@@ -40,6 +40,8 @@ const signatures = {
   cuModuleUnload: 'uint64_t',
   cuModuleGetFunction: 'void *, uint64_t, str',
   cuFuncSetAttribute: 'uint64_t, int32_t, int32_t',
+  cuTensorMapEncodeTiled:
+    'void *, uint32_t, uint32_t, uint64_t, void *, void *, void *, void *, uint32_t, uint32_t, uint32_t, uint32_t',
   cuLaunchKernel:
     'uint64_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint64_t, void *, void *',
   cuGraphCreate: 'void *, uint32_t',

@@ -43,10 +43,26 @@ export interface GpuTraits {
   readonly sharedBytesMax: number
 }
 
+/**
+ * What multiplies many rows by FP8 weights: `mma` everywhere, in bfloat16; `wgmma` on sm_90 alone, code
+ * by code. The two differ in the last bits, so that rows of one step must be many or few in both.
+ */
+export type ProductUnits = 'mma' | 'wgmma'
+
+/** Bytes `[rows, columns]` of which a copy engine brings tiles; rows begin at multiples of 16. */
+export interface TileMatrix {
+  readonly address: DevicePointer
+  readonly rows: number
+  readonly columns: number
+  /** Rows of a tile. */
+  readonly tileRows: number
+}
+
 /** What a launcher learns from the device it launches on. */
 export interface LaunchTarget {
   readonly gpu: GpuTraits
   readonly formats: DeviceFormats
+  readonly products: ProductUnits
   /** Where a tensor's first byte lies. Throws `DeviceError` where its bytes are not in its buffer. */
   address(tensor: Tensor): DevicePointer
   /**
@@ -60,6 +76,8 @@ export interface LaunchTarget {
    * that counts with them leaves them so. The last block to arrive finishes what all have begun.
    */
   counters(count: number): DevicePointer
+  /** The 128 bytes by which a kernel has tiles of 128 bytes a row brought to it. */
+  tileMap(matrix: TileMatrix): Uint8Array
 }
 
 /** An op's launches for these arguments. Nothing is launched if it throws. */

@@ -1,4 +1,5 @@
-import type { Launch, LaunchTarget } from '../../device/cuda/launch.ts'
+import type { Launch, LaunchTarget, TileMatrix } from '../../device/cuda/launch.ts'
+import { tileMapBytes } from '../../device/cuda/tile-maps.ts'
 import { DeviceError } from '../../device/device.ts'
 import { byteLength, type DType, type LinearWeight, type Tensor } from '../../device/tensor.ts'
 import type { OpName } from '../registry.ts'
@@ -13,6 +14,8 @@ const dtypeNumbers: Partial<Readonly<Record<DType, number>>> = {
 }
 
 const firstBytes = 128
+/** `TensorMap` of `hopper.h` lies at multiples of it. */
+const tileMapAlignment = 64
 
 /**
  * The one struct a kernel takes, member by member in the order its `.cu` declares them; each lies
@@ -23,6 +26,7 @@ export class ArgStruct {
   readonly #target: LaunchTarget
   #view = new DataView(new ArrayBuffer(firstBytes))
   #length = 0
+  #alignment = 8
 
   constructor(op: OpName, target: LaunchTarget) {
     this.#op = op
@@ -58,6 +62,14 @@ export class ArgStruct {
     const [rows = 0, width = 0] = weight.shape.slice(-2)
     this.tensor(weight).tensor(scale).i32(rows).i32(width)
     return this.dtype(weight.dtype).i32(0)
+  }
+
+  /** `TensorMap` of `hopper.h`. */
+  tileMap(matrix: TileMatrix): this {
+    const map = this.#target.tileMap(matrix)
+    const at = this.#take(tileMapBytes, tileMapAlignment)
+    new Uint8Array(this.#view.buffer).set(map, at)
+    return this
   }
 
   /** `EntryPages` of `batch.h`: cached rows `[pages, rows a page, row]` and the table they are found by. */
@@ -121,14 +133,15 @@ export class ArgStruct {
     return this
   }
 
-  /** The struct's bytes: its size is a multiple of a pointer's. */
+  /** The struct's bytes: its size is a multiple of its alignment, which is a pointer's or a map's. */
   bytes(): Uint8Array {
-    const length = Math.ceil(this.#length / 8) * 8
+    const length = Math.ceil(this.#length / this.#alignment) * this.#alignment
     return new Uint8Array(this.#view.buffer.slice(0, length))
   }
 
-  #take(bytes: number): number {
-    const at = Math.ceil(this.#length / bytes) * bytes
+  #take(bytes: number, alignment = bytes): number {
+    const at = Math.ceil(this.#length / alignment) * alignment
+    this.#alignment = Math.max(this.#alignment, alignment)
     this.#length = at + bytes
     while (this.#length > this.#view.byteLength) {
       const grown = new Uint8Array(2 * this.#view.byteLength)

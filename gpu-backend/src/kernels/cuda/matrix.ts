@@ -7,7 +7,7 @@ const tokensOfTile = 8
 const inputStride = 128 + 4
 
 /** Rows from which on a block takes many tokens. */
-const manyRows = 64
+export const manyRows = 64
 
 /** Shared memory of `multiplyFew<tiles>`: inputs of eight warps, and later their sums. */
 export function fewSharedBytes(tiles: number): number {

@@ -3,8 +3,10 @@ import type { Launch } from '../../device/cuda/launch.ts'
 import { ensureSimtProgram, type NativeBuild, type Sanitizer } from '../native/build.ts'
 import { allCases, opNames } from '../testing/all-cases.ts'
 import { type OpCase, runCase } from '../testing/case.ts'
-import { cudaNumerics } from '../testing/numerics.ts'
-import { type RunOrder, SimtDevice, UsedBuffers } from './testing/simt-device.ts'
+import { linearCases } from '../linear/cases.ts'
+import { cudaNumerics, wgmmaNumerics } from '../testing/numerics.ts'
+import { tileRingBytes } from './tile-ring.ts'
+import { type RunOrder, SimtDevice, tileMap, UsedBuffers } from './testing/simt-device.ts'
 
 // The CUDA kernels on the host under the sanitizers, with threads in orders of their own; what they
 // compute is the op suite's to judge too, on the fake driver. KERNEL_SANITIZE=all runs every toy case.
@@ -60,6 +62,20 @@ describe.each(variants)('kernels $label', ({ sanitizer, order }) => {
         const device = new SimtDevice(program, order)
         runCase(opCase, { device, numerics: cudaNumerics, seed: 1 })
       }
+    },
+    timeoutMs,
+  )
+})
+
+describe.each(variants)('products by wgmma $label', ({ sanitizer, order }) => {
+  it(
+    'linear',
+    async () => {
+      const device = new SimtDevice(await programOf(sanitizer), order, 'wgmma')
+      for (const opCase of linearCases.filter(({ name }) => name.startsWith('rows=130 '))) {
+        runCase(opCase, { device, numerics: wgmmaNumerics, seed: 1 })
+      }
+      expect(device.launched).toContain('linear_wgmma')
     },
     timeoutMs,
   )
@@ -164,4 +180,111 @@ describe('the host build', () => {
     },
     timeoutMs,
   )
+})
+
+/** By the numbers of `testing/product-faults.cu`. */
+const productFaults = {
+  none: 0,
+  notFenced: 1,
+  notAwaited: 2,
+  touched: 3,
+  wrongSwizzle: 4,
+  phaseNotFlipped: 5,
+  barriersNotKnown: 6,
+  noMeeting: 7,
+  notEmptied: 8,
+  releasedEarly: 9,
+  neverReleased: 10,
+  bytesMissing: 11,
+  laneMissing: 12,
+} as const
+
+const [productRows, productOutputs, productUnits, unitBytes] = [64, 128, 5, 128]
+const productWidth = productUnits * unitBytes
+/** e4m3 codes of whole numbers, whose sums lose nothing. */
+const wholeCodes = [0x00, 0x38, 0x40, 0xb8, 0xc0]
+const wholeValues = [0, 1, 2, -1, -2]
+const pickA = (row: number, i: number): number => (row * row + 3 * i + ((i * row) >> 3)) % 5
+const pickB = (row: number, i: number): number => (2 * row + i * i + ((i + row) >> 4)) % 5
+
+function productOf(program: string, fault: keyof typeof productFaults): number[] {
+  const device = new SimtDevice(program, 'forward')
+  const used = new UsedBuffers()
+  const matrix = (rows: number, pick: typeof pickA): Uint8Array => {
+    const bytes = Uint8Array.from(
+      { length: rows * productWidth },
+      (_, at) => wholeCodes[pick(Math.floor(at / productWidth), at % productWidth)] ?? 0,
+    )
+    const buffer = device.alloc(bytes.length)
+    device.write(buffer, 0, bytes)
+    return tileMap({ address: used.pointer(buffer), rows, columns: productWidth, tileRows: 128 })
+  }
+  const output = device.alloc(4 * productRows * productOutputs)
+  const struct = new Uint8Array(320)
+  struct.set(matrix(productRows, pickA), 0)
+  struct.set(matrix(productOutputs, pickB), 128)
+  const view = new DataView(struct.buffer)
+  view.setBigUint64(256, used.pointer(output), true)
+  view.setInt32(264, productUnits, true)
+  view.setInt32(268, productFaults[fault], true)
+  const launch: Launch = {
+    kernel: 'planted_product',
+    grid: [1, 1, 1],
+    block: [160, 1, 1],
+    sharedBytes: tileRingBytes(2, 2 * 128 * unitBytes),
+    args: [{ as: 'struct', value: struct }],
+  }
+  device.launch([launch], used)
+  const bytes = new Uint8Array(4 * productRows * productOutputs)
+  device.read(output, 0, bytes)
+  return [...new Float32Array(bytes.buffer)]
+}
+
+function rightProduct(): number[] {
+  return Array.from({ length: productRows * productOutputs }, (_, at) => {
+    const [row, output] = [Math.floor(at / productOutputs), at % productOutputs]
+    let sum = 0
+    for (let i = 0; i < productWidth; i++) {
+      sum += (wholeValues[pickA(row, i)] ?? 0) * (wholeValues[pickB(output, i)] ?? 0)
+    }
+    return sum
+  })
+}
+
+describe('products of tiles on the host', () => {
+  let program = ''
+  beforeAll(async () => {
+    program = await programOf(null)
+  }, timeoutMs)
+
+  it('are right where nothing is wrong', () => {
+    expect(productOf(program, 'none')).toEqual(rightProduct())
+  })
+
+  it.each([
+    ['notFenced', /a product's registers were not fenced/],
+    ['touched', /registers of a product under way were changed/],
+    ['barriersNotKnown', /a phase barrier was not made known to the copy engine/],
+    ['noMeeting', /threads that did not meet the one that began it/],
+    ['neverReleased', /threads wait for a phase that never ends/],
+    ['bytesMissing', /threads wait for a phase that never ends/],
+    ['notEmptied', /threads wait for a phase that never ends/],
+    ['laneMissing', /threads wait for a phase that never ends/],
+  ] as const)('say so: %s', (fault, message) => {
+    expect(() => productOf(program, fault)).toThrow(message)
+  })
+
+  it.each(['notAwaited', 'releasedEarly'] as const)('are NaN: %s', (fault) => {
+    expect(productOf(program, fault).some(Number.isNaN)).toBe(true)
+  })
+
+  it.each(['wrongSwizzle', 'phaseNotFlipped'] as const)('are wrong, or it is said: %s', (fault) => {
+    let found: number[] = []
+    try {
+      found = productOf(program, fault)
+    } catch (error) {
+      expect(String(error)).toMatch(/a phase that never ends|ended before a copy's bytes had come/)
+    }
+    expect(found).not.toEqual(rightProduct())
+  })
 })

@@ -18,6 +18,7 @@ import {
 } from '../testing/generate.ts'
 import { fp8Inputs, roundBlocks } from '../testing/oracle/formats.ts'
 import { roundedWithDoubt } from '../testing/oracle/rounding.ts'
+import { manyRows } from '../testing/numerics.ts'
 import { experts } from './experts.ts'
 
 // Bound: gate and up as of `linear`; silu·clamp·weight passes their errors on by its derivatives. t is
@@ -107,7 +108,8 @@ function expertsCase(parameters: Parameters): OpCase {
               },
             }),
       }
-      const rules = { bench, limit, quantise, structured: isStructured(style) }
+      const many = rows >= manyRows
+      const rules = { bench, limit, quantise, structured: isStructured(style), many }
       return {
         run: () => experts(bench.device, args),
         check() {
@@ -213,6 +215,8 @@ interface Rules {
   readonly limit: number
   readonly quantise: boolean
   readonly structured: boolean
+  /** As many rows as devices with another way for those want (`Numerics.rounded`). */
+  readonly many: boolean
 }
 
 interface Visit {
@@ -225,7 +229,7 @@ function runExpert(
   { shape, generated }: GivenExperts,
   expert: number,
   { x, weight }: Visit,
-  { bench, limit, quantise, structured }: Rules,
+  { bench, limit, quantise, structured, many }: Rules,
 ): Estimate {
   const { numerics } = bench
   const { width, hidden } = shape
@@ -234,7 +238,7 @@ function runExpert(
     return { values: of.values.subarray(at, at + rows * columns), rows, width: columns }
   }
   const options = {
-    sum: numerics.products,
+    sum: (quantise && many ? numerics.rounded : undefined) ?? numerics.products,
     form: numerics.inputs[generated.gate.dtype],
     structured,
   }
@@ -298,6 +302,8 @@ export const expertsCases: readonly OpCase[] = [
   expertsCase({ ...toy, rows: 2, weights: 'wide' }),
   expertsCase({ ...toy, rows: 40, quantise: true, crowded: true }),
   expertsCase({ ...toy, rows: 35, quantise: true }),
+  expertsCase({ ...toy, rows: 70, experts: 3, quantise: true, crowded: true }),
+  expertsCase({ ...toy, rows: 65, hidden: 384, quantise: true, weights: 'wide' }),
   expertsCase({ ...toy, rows: 1, part: { first: 0, of: 16, firstRow: 0, ownRows: 1 } }),
   expertsCase({
     ...toy,

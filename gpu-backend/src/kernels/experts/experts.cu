@@ -9,64 +9,13 @@
 // Where several GPUs share the experts, places of others' are passed over and nothing is added up
 // (`expert-sum`).
 
-#include "../cuda/matrix.h"
+#include "experts.h"
 
 namespace sluice {
 namespace {
 
 constexpr int manyTiles = 4;
 constexpr int manyTokens = tokensOfTile * manyTiles;
-
-struct Projections {
-  Matrix gate;
-  Matrix up;
-  Matrix down;
-};
-
-struct ExpertsArgs {
-  const float* input;
-  const int* experts;
-  const float* weights;
-  Projections routed;
-  Projections shared;
-  float* output;
-  /// t of every place, and behind them of every row's shared expert.
-  float* inner;
-  /// What `down` makes of them: of places, and of rows of the shared expert.
-  float* results;
-  float* sharedResults;
-  unsigned* counters;
-  /// Many rows: places sorted by expert, and for each expert the first of its own and of its tiles.
-  int* sorted;
-  int* firstPlace;
-  int* firstTile;
-  int rows;
-  int picked;
-  int expertCount;
-  int hidden;
-  int innerStride;
-  int quantise;
-  float limit;
-  /// The first expert of the stacks.
-  int firstExpert;
-  /// Rows the shared expert is worked out for.
-  int sharedFirst;
-  int sharedRows;
-  /// Whether all experts are here, and rows are added up.
-  int whole;
-  int reserved;
-
-  SLUICE_DEVICE int places() const { return rows * picked; }
-  /// A place's expert among those here, or −1.
-  SLUICE_DEVICE int expertOf(int place) const {
-    const int expert = experts[place] - firstExpert;
-    return expert >= 0 && expert < expertCount ? expert : -1;
-  }
-  SLUICE_DEVICE float* resultOf(int place) const {
-    return place < places() ? results + int64_t{place} * hidden
-                            : sharedResults + int64_t{place - places()} * hidden;
-  }
-};
 
 /// Places that one block works for: those of one expert, or rows of the shared one.
 struct Group {
@@ -75,9 +24,6 @@ struct Group {
   int count;
   bool shared;
 };
-
-/// x·σ(x)
-SLUICE_DEVICE float silu(float x) { return x / (1.0f + expf(-x)); }
 
 SLUICE_DEVICE Projections expertAt(const Projections& stack, int index) {
   return {stack.gate.at(index), stack.up.at(index), stack.down.at(index)};
@@ -122,13 +68,6 @@ SLUICE_DEVICE Group groupOf(const ExpertsArgs& args, int* members, int* room) {
 /// The row of the input that a place stands for.
 SLUICE_DEVICE int rowOf(const ExpertsArgs& args, int place) {
   return place < args.places() ? place / args.picked : place - args.places() + args.sharedFirst;
-}
-
-SLUICE_DEVICE void storeInner(const ExpertsArgs& args, int place, int output, float gate, float up) {
-  const float weight = place < args.places() ? args.weights[place] : 1.0f;
-  const float bounded = fmaxf(-args.limit, fminf(up, args.limit));
-  args.inner[int64_t{place} * args.innerStride + output] =
-      silu(fminf(gate, args.limit)) * bounded * weight;
 }
 
 /// Adds up a row's experts and the shared one, for `count` outputs from `first` on.

@@ -10,6 +10,7 @@ import {
   type WeightStyle,
 } from '../testing/generate.ts'
 import { fp8Inputs, roundBlocks } from '../testing/oracle/formats.ts'
+import { manyRows } from '../testing/numerics.ts'
 import { linear } from './linear.ts'
 
 // Bound, for y = Σ_i x_i·w_i over n inputs: x is exact where it is rounded to FP8 (a cast, by
@@ -90,9 +91,10 @@ function product(bench: Bench, input: InputRows, { weight, output }: PlacedPart)
   const { width, structured } = input
   const { dtype, values } = weight
   const { numerics } = bench
-  const rounded = input.quantise && (dtype === 'f8e4m3' || dtype === 'fp4')
   const [rows = 0, outputs = 0] = output.tensor.shape
-  const options = { sum: numerics.products, form: numerics.inputs[dtype], structured }
+  const rounded = input.quantise && (dtype === 'f8e4m3' || dtype === 'fp4')
+  const sum = (rounded && rows >= manyRows ? numerics.rounded : undefined) ?? numerics.products
+  const options = { sum, form: numerics.inputs[dtype], structured }
   const results = Array.from({ length: rows }, (_, row) => {
     const x = input.values.subarray(row * width, (row + 1) * width)
     const matrix = { values, rows: outputs, width }
@@ -137,6 +139,17 @@ export const linearCases: readonly OpCase[] = [
     ],
   }),
   linearCase({ rows: 130, width: 128, parts: [{ format: 'f8e4m3', outputs: 80 }], quantise: true }),
+  linearCase({
+    rows: 66,
+    width: 1152,
+    quantise: true,
+    values: 'outliers',
+    weights: 'wide',
+    parts: [
+      { format: 'f8e4m3', outputs: 131 },
+      { format: 'bf16', outputs: 7 },
+    ],
+  }),
   linearCase({
     rows: 1,
     width: 4096,

@@ -71,7 +71,7 @@ export function ensureSimtLibrary(options: BuildOptions = {}): Promise<NativeBui
  * those that have mistakes planted.
  */
 export function ensureSimtProgram(options: BuildOptions = {}): Promise<NativeBuild> {
-  const more = ['cuda/simt/run.cc', 'cuda/testing/faults.cu']
+  const more = ['cuda/simt/run.cc', 'cuda/testing/faults.cu', 'cuda/testing/product-faults.cu']
   const isPart = (name: string): boolean => inSimt(name) || more.includes(name)
   return ensureBuilt(
     { what: 'the program of simulated kernels', isPart, link: simtProgramFlags, ext: 'program' },
@@ -85,7 +85,7 @@ function inAddon(name: string): boolean {
 }
 
 function inSimt(name: string): boolean {
-  if (name === 'cuda/simt/simt.cc') return true
+  if (name === 'cuda/simt/simt.cc' || name === 'cuda/simt/async.cc') return true
   return name.endsWith('.cu') && !name.split('/').includes('testing')
 }
 

@@ -20,6 +20,8 @@ export interface Sum {
 export interface Numerics {
   /** Of linears, and of what they are made of. */
   readonly products: Sum
+  /** Of linears of many rows rounded to FP8 with FP8 and FP4 weights, where those go another way. */
+  readonly rounded?: Sum
   /** Of scores and of what they weigh, in attention and in the index. */
   readonly scores: Sum
   /** Everywhere else: norms, stream mixes, the router's gate, pooling. */
@@ -113,3 +115,15 @@ export const cudaNumerics: Numerics = {
   queries: { as: 'bfloat16' },
   probabilities: bfloat16Unit,
 }
+
+/**
+ * CUDA with `wgmma`: a unit of 128 columns is summed 32 at a time, each of 33 terms cut to 13 bits below
+ * the largest (which is at most what has come together so far); units are added in fp32.
+ */
+export const wgmmaNumerics: Numerics = {
+  ...cudaNumerics,
+  rounded: { unit: 2 ** -13, run: 128 },
+}
+
+/** Rows from which on they are many. */
+export const manyRows = 64

@@ -72,9 +72,13 @@ void runOne(const std::vector<Buffer>& buffers) {
     refuse(name + " takes " + std::to_string(described->bytes[0]) + " bytes of arguments, not " +
            std::to_string(args.size() * 8));
   }
-  void* first = args.data();
+  // Tensor maps lie at multiples of 64.
+  void* first = nullptr;
+  if (posix_memalign(&first, 64, args.size() * 8) != 0) refuse("no memory");
+  std::memcpy(first, args.data(), args.size() * 8);
   launch.params = &first;
   reinterpret_cast<void (*)(const SluiceSimtLaunch*)>(kernel)(&launch);
+  std::free(first);
 }
 
 }  // namespace

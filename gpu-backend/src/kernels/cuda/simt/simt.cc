@@ -1,7 +1,10 @@
 #include "simt.h"
 
+#include "async.h"
+
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <sys/mman.h>
 
 #if defined(__SANITIZE_THREAD__)
@@ -32,13 +35,17 @@ constexpr size_t stackBytes = SLUICE_TSAN ? 256 * 1024 : 128 * 1024;
 constexpr uint32_t guardWords = 64;
 constexpr uint32_t notANumber = 0x7fd37fb9u;
 
-enum class State { ready, atBarrier, meeting, done };
+enum class State { ready, atBarrier, meeting, polling, done };
 
 struct Fiber : Thread {
   State state;
   void* stack;
   void* stackPointer;
   void* announced;
+  /// What it polls for.
+  bool (*awaited)(uint32_t at, uint32_t parity);
+  uint32_t awaitedAt;
+  uint32_t awaitedParity;
 };
 
 struct Warp {
@@ -229,6 +236,28 @@ SLUICE_UNSEEN void runWarp(int warp) {
   }
 }
 
+/// Whether any thread that polls has what it waits for, and may go on. If none has, those may that only
+/// gave way.
+SLUICE_UNSEEN bool wakePolling() {
+  bool woken = false;
+  for (const bool gaveWay : {false, true}) {
+    for (int i = 0; i < threadCount && (!gaveWay || !woken); i++) {
+      Fiber& fiber = fibers[i];
+      if (fiber.state != State::polling || (fiber.awaited == nullptr) != gaveWay) continue;
+      if (!gaveWay && !fiber.awaited(fiber.awaitedAt, fiber.awaitedParity)) continue;
+      fiber.state = State::ready;
+      woken = true;
+    }
+  }
+  return woken;
+}
+
+SLUICE_UNSEEN int countOf(State state) {
+  int count = 0;
+  for (int i = 0; i < threadCount; i++) count += fibers[i].state == state;
+  return count;
+}
+
 SLUICE_UNSEEN void runBlock() {
   const int warpCount = (threadCount + warpSize - 1) / warpSize;
   for (int i = 0; i < threadCount; i++) prepare(fibers[i], i);
@@ -239,16 +268,16 @@ SLUICE_UNSEEN void runBlock() {
       const int warp = static_cast<int>((static_cast<uint32_t>(i) + turn) % uint32_t(warpCount));
       runWarp(runOrder == RunOrder::reverse ? warpCount - 1 - warp : warp);
     }
-    int waiting = 0;
-    for (int i = 0; i < threadCount; i++) {
-      if (fibers[i].state == State::meeting) fail("lanes of a warp did not come to its exchange");
-      waiting += fibers[i].state == State::atBarrier;
+    if (wakePolling()) continue;
+    if (countOf(State::polling) > 0) {
+      if (finishCopy()) continue;
+      fail("threads wait for a phase that never ends");
     }
-    if (waiting == 0) return;
-    for (int i = 0; i < threadCount; i++) {
-      if (fibers[i].state == State::done) fail("threads ended while others wait at a barrier");
-      fibers[i].state = State::ready;
-    }
+    if (countOf(State::meeting) > 0) fail("lanes of a warp did not come to its exchange");
+    if (countOf(State::atBarrier) == 0) return;
+    if (countOf(State::done) > 0) fail("threads ended while others wait at a barrier");
+    for (int i = 0; i < threadCount; i++) fibers[i].state = State::ready;
+    barriersPassed++;
   }
 }
 
@@ -283,6 +312,24 @@ SLUICE_UNSEEN void barrier() {
 #if SLUICE_TSAN
   __tsan_acquire(&barrierOrder);
 #endif
+}
+
+SLUICE_UNSEEN void waitUntil(bool (*ready)(uint32_t at, uint32_t parity), uint32_t at,
+                             uint32_t parity) {
+  Fiber* const self = static_cast<Fiber*>(current);
+  if (ready(at, parity)) return;
+  self->awaited = ready;
+  self->awaitedAt = at;
+  self->awaitedParity = parity;
+  self->state = State::polling;
+  giveWay();
+}
+
+SLUICE_UNSEEN void giveWayOnce() {
+  Fiber* const self = static_cast<Fiber*>(current);
+  self->awaited = nullptr;
+  self->state = State::polling;
+  giveWay();
 }
 
 SLUICE_UNSEEN void meet(uint32_t mask, Exchange exchange, const uint32_t* in, uint32_t* out) {
@@ -351,6 +398,7 @@ SLUICE_UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** param
   randomState = 1;
   orderLanes();
   const uint32_t words = (launch->sharedBytes + 3) / 4;
+  sharedBytes = launch->sharedBytes;
   // Its own allocation of the very size, so that an address sanitizer knows where it ends.
   void* room = nullptr;
   const uint32_t guard = guardWords;
@@ -372,7 +420,9 @@ SLUICE_UNSEEN void run(const SluiceSimtLaunch* launch, void (*body)(void** param
         schedulerAnnounced = __tsan_get_current_fiber();
         __tsan_release(&blockBegun);
 #endif
+        beginAsync(threadCount);
         runBlock();
+        endAsync();
 #if SLUICE_TSAN
         __tsan_acquire(&blockEnded);
 #endif

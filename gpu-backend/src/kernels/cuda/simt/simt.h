@@ -134,6 +134,15 @@ inline unsigned atomicInc(unsigned* at, unsigned last) {
 }
 inline void __threadfence() {}
 
+/// Bytes of two words, by four selectors of four bits; the upper one of a selector is not known here.
+inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selectors) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  uint32_t picked = 0;
+  for (int i = 0; i < 4; i++) {
+    picked |= static_cast<uint32_t>(bytes >> (selectors >> 4 * i & 7) * 8 & 255) << 8 * i;
+  }
+  return picked;
+}
 inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }

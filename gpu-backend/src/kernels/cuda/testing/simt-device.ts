@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process'
-import type { Launch, LaunchTarget } from '../../../device/cuda/launch.ts'
+import type { Launch, LaunchTarget, ProductUnits, TileMatrix } from '../../../device/cuda/launch.ts'
+import { tileMapBytes } from '../../../device/cuda/tile-maps.ts'
 import { type Device, DeviceError, type DeviceFormats } from '../../../device/device.ts'
 import type { DeviceBuffer, Tensor } from '../../../device/tensor.ts'
 import type { OpTable } from '../../registry.ts'
@@ -31,12 +32,14 @@ export class SimtDevice implements Device {
   /** Kernels launched so far, by name. */
   readonly launched: string[] = []
   readonly #program: string
+  readonly #products: ProductUnits
   readonly #environment: NodeJS.ProcessEnv
   readonly #buffers = new Map<DeviceBuffer, Uint8Array>()
   #lastHandle = 0
 
-  constructor(program: string, order: RunOrder = 'forward') {
+  constructor(program: string, order: RunOrder = 'forward', products: ProductUnits = 'mma') {
     this.#program = program
+    this.#products = products
     // Fibers come and go under names of their own; memory of a run need not be given back.
     this.#environment = {
       SLUICE_SIMT_ORDER: order,
@@ -111,6 +114,8 @@ export class SimtDevice implements Device {
     return {
       gpu: { architecture: 90, multiprocessors: 4, sharedBytesMax: 48 * 1024 },
       formats: this.formats,
+      products: this.#products,
+      tileMap,
       address: (tensor: Tensor) => used.pointer(tensor.buffer) + BigInt(tensor.byteOffset),
       scratch: (name, bytes) => used.scratchPointer(name, bytes),
       counters: (count) => used.counterPointer(count),
@@ -166,6 +171,19 @@ const scratchPlaces = 0x8000
 
 function pointerTo(place: number): bigint {
   return pointerTag | (BigInt(place) << 40n)
+}
+
+/** As `tensor-map.h` has it; the pointer in it is one of those that `run.cc` knows. */
+export function tileMap({ address, rows, columns, tileRows }: TileMatrix): Uint8Array {
+  const map = new Uint8Array(tileMapBytes)
+  const view = new DataView(map.buffer)
+  const [mark, swizzle] = [0x1e7500aa51n, 3n]
+  const words = [mark, address, BigInt(columns), BigInt(rows), BigInt(columns)]
+  for (const [i, word] of words.entries()) view.setBigUint64(8 * i, word, true)
+  view.setUint32(40, 128, true)
+  view.setUint32(44, tileRows, true)
+  view.setBigUint64(48, swizzle, true)
+  return map
 }
 
 function words(...values: readonly number[]): Buffer {

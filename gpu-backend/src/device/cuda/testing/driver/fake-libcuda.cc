@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "../simt-abi.h"
+#include "../tensor-map.h"
 
 #define SLUICE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -151,11 +152,16 @@ struct Function {
   uint32_t dynamicShared = sharedBytesFree;
 };
 
+/// Parameters lie at multiples of what any of them may ask for.
+struct alignas(64) ParamLine {
+  uint64_t words[8];
+};
+
 /// A launch with its parameters copied.
 struct Launch {
   Function* function = nullptr;
   SluiceSimtLaunch shape{};
-  std::vector<std::vector<uint64_t>> values;
+  std::vector<std::vector<ParamLine>> values;
 };
 
 struct Node {
@@ -427,7 +433,7 @@ int32_t runLaunch(const Launch& launch) {
   }
   std::vector<void*> params;
   for (const auto& value : launch.values) {
-    params.push_back(const_cast<uint64_t*>(value.data()));
+    params.push_back(const_cast<ParamLine*>(value.data()));
   }
   SluiceSimtLaunch shape = launch.shape;
   shape.params = params.data();
@@ -461,8 +467,7 @@ int32_t makeLaunch(Function* function, const uint32_t (&shape)[7], void** params
   }
   launch->shape.sharedBytes = shape[6];
   for (uint32_t i = 0; i < expected.count; i++) {
-    // Words, so that every parameter is aligned.
-    std::vector<uint64_t> value((expected.bytes[i] + 7) / 8);
+    std::vector<ParamLine> value((expected.bytes[i] + sizeof(ParamLine) - 1) / sizeof(ParamLine));
     std::memcpy(value.data(), params[i], expected.bytes[i]);
     launch->values.push_back(std::move(value));
   }
@@ -921,6 +926,26 @@ SLUICE_EXPORT int32_t cuModuleGetFunction(uint64_t* handle, uint64_t moduleHandl
   function->run = reinterpret_cast<void (*)(const SluiceSimtLaunch*)>(run);
   state->functions.insert(function);
   *handle = handleOf(function);
+  return success;
+}
+
+/// Matrices of bytes alone, in the swizzles of rows as long as the box is wide.
+SLUICE_EXPORT int32_t cuTensorMapEncodeTiled(SluiceTensorMap* map, uint32_t type, uint32_t rank,
+                                             uint64_t address, const uint64_t* extents,
+                                             const uint64_t* strides, const uint32_t* box,
+                                             const uint32_t* steps, uint32_t interleave,
+                                             uint32_t swizzle, uint32_t, uint32_t fill) {
+  const int32_t result = ready();
+  if (result != success) return result;
+  const bool known = type == 0 && rank == 2 && interleave == 0 && swizzle <= 3 && fill == 0;
+  const bool aligned = reinterpret_cast<uint64_t>(map) % 64 == 0 && address % 16 == 0 &&
+                       strides[0] % 16 == 0 && box[0] % 16 == 0;
+  const bool fits = extents[0] >= 1 && extents[1] >= 1 && strides[0] >= extents[0] && box[0] >= 1 &&
+                    box[0] <= 256 && box[1] >= 1 && box[1] <= 256 && steps[0] == 1 &&
+                    steps[1] == 1 && (swizzle == 0 || box[0] <= uint32_t{16} << swizzle);
+  if (!known || !aligned || !fits) return invalidValue;
+  *map = {SLUICE_TENSOR_MAP_MARK, address, extents[0], extents[1], strides[0], box[0], box[1],
+          swizzle, {}};
   return success;
 }
 
