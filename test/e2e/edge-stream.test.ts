@@ -3,7 +3,13 @@ import { request as httpRequest } from 'node:http'
 import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { createEdgeKey, EDGE_MODEL, makeEdgeSecrets, startEdgeUnderTest } from '../support/edge.ts'
+import {
+  createEdgeKey,
+  EDGE_MODEL,
+  EDGE_POOL,
+  makeEdgeSecrets,
+  startEdgeUnderTest,
+} from '../support/edge.ts'
 import type { EdgeUnderTest } from '../support/edge.ts'
 import { closed, openEventStream, readAll, startFakeBackend } from '../support/fake-backend.ts'
 import type { FakeBackend } from '../support/fake-backend.ts'
@@ -12,6 +18,8 @@ import type { FakeBackend } from '../support/fake-backend.ts'
 // inside workerd fake the backend's response instead.
 
 const PATH = '/v1/chat/completions'
+/** Of a pool whose engine is not ours, though it is the same fake that answers. */
+const FOREIGN_MODEL = 'deepseek-v4-flash'
 const BODY_BYTES_MAX = 2 * 1024 * 1024
 const ERROR_EVENT = `data: ${JSON.stringify({
   error: {
@@ -25,15 +33,22 @@ const ERROR_EVENT = `data: ${JSON.stringify({
 let backend: FakeBackend
 let edge: EdgeUnderTest
 let key: string
+let tenantId: string
 
 beforeAll(async () => {
   backend = await startFakeBackend()
+  const secrets = await makeEdgeSecrets()
+  const { d: _private, ...recordPublicKey } = secrets.record
+  const pools = [
+    { id: EDGE_POOL, url: backend.url, models: [EDGE_MODEL], recordPublicKey },
+    { id: 'foreign', kind: 'openai', url: backend.url, models: [FOREIGN_MODEL] },
+  ]
   edge = await startEdgeUnderTest({
     backendUrl: backend.url,
-    secrets: await makeEdgeSecrets(),
-    vars: { MAX_BODY_BYTES: String(BODY_BYTES_MAX) },
+    secrets,
+    vars: { MAX_BODY_BYTES: String(BODY_BYTES_MAX), POOLS: JSON.stringify(pools) },
   })
-  ;({ key } = await createEdgeKey(edge))
+  ;({ key, tenantId } = await createEdgeKey(edge))
 })
 
 afterAll(async () => {
@@ -41,9 +56,9 @@ afterAll(async () => {
   await backend.close()
 })
 
-function chatBody(stream: boolean): string {
+function chatBody(stream: boolean, model = EDGE_MODEL): string {
   const messages = [{ role: 'user', content: 'Hello' }]
-  return JSON.stringify({ model: EDGE_MODEL, messages, stream })
+  return JSON.stringify({ model, messages, stream })
 }
 
 function post(body: NonNullable<RequestInit['body']>, init: RequestInit = {}): Promise<Response> {
@@ -101,6 +116,36 @@ describe('a stream', () => {
       sendNext()
     }
     expect(seen).toEqual(['data: 1\n\n', 'data: 2\n\n', 'data: [DONE]\n\n'])
+  })
+
+  it('of another engine is cut off with its client, who pays for what came', async () => {
+    const gone = Promise.withResolvers<void>()
+    let written = 0
+    backend.handler = (request, response) => {
+      request.resume()
+      openEventStream(response)
+      const choices = [{ index: 0, delta: { content: 'a' }, finish_reason: null }]
+      const timer = setInterval(() => {
+        response.write(`data: ${JSON.stringify({ choices })}\n\n`)
+        written += 1
+      }, 20)
+      response.once('close', () => {
+        clearInterval(timer)
+        gone.resolve()
+      })
+    }
+    const { request, response } = await openConnection(chatBody(true, FOREIGN_MODEL))
+    await new Promise((arrived) => response.once('data', arrived))
+    request.destroy()
+    await gone.promise
+    const billed = async (): Promise<{ requests: number; completion_tokens: number }> => {
+      const usage = await edge.admin(`/tenants/${tenantId}/usage`)
+      return usage['totals'] as { requests: number; completion_tokens: number }
+    }
+    await expect.poll(async () => (await billed()).requests, { timeout: 5_000 }).toBe(1)
+    const { completion_tokens: tokens } = await billed()
+    expect(tokens).toBeGreaterThan(0)
+    expect(tokens).toBeLessThanOrEqual(written)
   })
 
   it('is byte for byte the backend’s, as the request is byte for byte the client’s', async () => {
