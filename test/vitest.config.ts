@@ -13,6 +13,8 @@ const globalSetup = `${root}test/support/native-kernels.ts`
 export default defineConfig({
   root,
   test: {
+    // Left alone, a core is kept free, which is half of a machine with two.
+    maxWorkers: '100%',
     reporters: ['default', new PlainSummary()],
     projects: [
       {
