@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import { hashSecret, newApiKey, newTenantId } from '../../edge/src/keys/api-key.ts'
 import { KEYS_MAX } from '../../edge/src/objects/tenant/keys-table.ts'
 import type { Tenant } from '../../edge/src/objects/tenant/tenant.ts'
+import { makeLimit } from '../../edge/src/objects/tenant/terms.ts'
 import { MODEL, NOON_MS } from './edge-app.ts'
 import { usageRecord } from './usage-records-of.ts'
 
@@ -163,6 +164,32 @@ async function reserve(
   const answer = await stub().admit({ requestId, scope, ...size }, null, NOON_MS)
   expect(answer.status).toBe('admitted')
 }
+
+describe('waiting', () => {
+  const size = { bodyBytes: 400, outputTokensMax: 20, maxCostPico: null, maxWaitMs: 30_000 }
+
+  it('is one call, however often it is made, and ends for all when a transaction breaks', async () => {
+    const tenant = await makeTenant()
+    const { keyId, stub } = tenant
+    const limit = makeLimit({ dimension: 'requests', perMinute: 6, burstMs: 10_000 }, {})
+    await stub().changeTerms({ limits: [limit] })
+    await reserve(tenant)
+    const scope = { projectId: 'default', keyId, model: MODEL }
+    const ask = async (): Promise<unknown> =>
+      stub()
+        .admit({ requestId: 'req_2', scope, ...size }, null, NOON_MS)
+        .catch((cause: unknown) => cause)
+    const waiting = Promise.all([ask(), ask()])
+    await expect.poll(async () => (await stub().decision('req_2'))?.outcome).toBe('waiting')
+    expect((await stub().account())?.waiting).toBe(1)
+    await runInDurableObject(stub(), (instance: Tenant, state) => {
+      state.storage.sql.exec('DROP TABLE reservations')
+      expect(() => instance.progress([], NOON_MS)).toThrow('reservations')
+    })
+    for (const cause of await waiting) expect(cause).toBeInstanceOf(Error)
+    expect((await stub().account())?.waiting).toBe(0)
+  })
+})
 
 describe('usage', () => {
   const counts = {

@@ -203,7 +203,7 @@ export class Tenant extends DurableObject<Env> {
     if (!this.#exists()) return { ...refusal('key'), waited: null }
     this.#calls.noteTime(nowMs)
     const maxWaitMs = Math.min(request.maxWaitMs, this.#coreNow().terms.maxWaitMs)
-    const { answer, ended } = this.#storage.transactionSync(() =>
+    const { answer, ended } = this.#inQueue(() =>
       this.#queue.arrive(this.#gate(nowMs), { ...request, maxWaitMs }, ask, nowMs),
     )
     this.#endWaits(ended, nowMs)
@@ -420,18 +420,23 @@ export class Tenant extends DurableObject<Env> {
   /** Gives turns to those who wait: after whatever may have made room, and when the timer says so. */
   #serve(nowMs: number): void {
     if (this.#queue.size > 0) {
-      try {
-        const ended = this.#storage.transactionSync(() =>
-          this.#queue.serve(this.#gate(nowMs), nowMs),
-        )
-        this.#endWaits(ended, nowMs)
-      } catch (cause) {
-        this.#queue = new TenantQueue()
-        this.#calls.fail(cause)
-        throw cause
-      }
+      this.#endWaits(
+        this.#inQueue(() => this.#queue.serve(this.#gate(nowMs), nowMs)),
+        nowMs,
+      )
     }
     this.#schedule()
+  }
+
+  /** One transaction with the queue. If it breaks, so do the calls of all who wait: none is left open. */
+  #inQueue<Value>(run: () => Value): Value {
+    try {
+      return this.#storage.transactionSync(run)
+    } catch (cause) {
+      this.#queue = new TenantQueue()
+      this.#calls.fail(cause)
+      throw cause
+    }
   }
 
   #schedule(): void {
