@@ -27,7 +27,7 @@ export async function runPlan({ output }: Run, args: PlanArguments): Promise<boo
     `${args.model} on ${machine}, steps of up to ${formatCount(stepRows)} rows`,
     ...weightLines(plan),
     ...gpuLines(plan, gpus),
-    ...expertLines(plan),
+    ...expertLines(plan, gpus),
     ...plan.capacities.map(capacityLine),
   ])
   return plan.fits
@@ -81,8 +81,9 @@ function gpuLines({ gpu }: MemoryPlan, { count, kind }: GpuSet): string[] {
   ]
 }
 
-function expertLines({ hostExperts, fits }: MemoryPlan): string[] {
-  if (!fits) return ['It does not fit: a card has no room for the experts of one token.']
+function expertLines({ hostExperts, fits }: MemoryPlan, { count: cards }: GpuSet): string[] {
+  if (!fits && cards > 1) return ['It does not fit: the cards have no room for all experts.']
+  if (!fits) return ['It does not fit: the card has no room for the experts of one token.']
   if (hostExperts === null) return ['All of it is on the cards.']
   const { count, ofAll, bytes, bytesPerTokenEvenUse } = hostExperts
   const share = ((100 * count) / ofAll).toFixed(1)

@@ -4,15 +4,16 @@ import type { GpuSet } from './gpu-kinds.ts'
 import { expertBytes, weightBytes, type WeightBytes, type WeightKind } from './weight-bytes.ts'
 
 // What fits on one machine. Attention and all that is small lie on every GPU, which serves sequences
-// of its own; routed experts are spread evenly. Where one copy of the model does not fit, the draft
-// block goes first, since it only saves time, and then experts go to pinned host memory, the fewest
-// that leave room for one sequence of the context asked for.
+// of its own; routed experts are spread evenly, those of the draft block too. Where one copy of the
+// model does not fit, the draft block goes first, since it only saves time, and then, on one GPU,
+// experts go to pinned host memory, the fewest that leave room for one sequence of the context asked
+// for. Several GPUs have all experts between them, or cannot serve the model.
 
 export interface PlanOptions {
   readonly gpus: GpuSet
   /** Tokens a sequence is to reach. */
   readonly context: number
-  /** Rows of the largest step: a prefill chunk and the tokens decoded with it. */
+  /** Rows of the largest step of all GPUs: prefill chunks and the tokens decoded with them. */
   readonly stepRows: number
 }
 
@@ -86,12 +87,16 @@ function layOut(
 ): MemoryPlan {
   const { gpus, context, stepRows } = options
   const memory = gpus.kind.memoryBytes
+  const expert = expertBytes(config, weights)
+  const draftExperts = draft && weights['draft block'] > 0 ? config.expertCount : 0
   const fixed = {
-    replicatedWeights: replicatedBytes(weights, draft),
-    activations: activationBytes(config, stepRows),
+    replicatedWeights: replicatedBytes(weights, draft) - draftExperts * expert,
+    activations:
+      activationBytes(config, Math.ceil(stepRows / gpus.count)) +
+      (gpus.count > 1 ? exchangeBytes(config, stepRows) : 0),
     driver: driverBytes,
   }
-  const expert = expertBytes(config, weights)
+  const ofDraft = Math.ceil(draftExperts / gpus.count)
   const all = config.layerCount * config.expertCount
   const most = config.layerCount * Math.ceil(config.expertCount / gpus.count)
   const forExperts =
@@ -99,12 +104,13 @@ function layOut(
     fixed.replicatedWeights -
     fixed.activations -
     fixed.driver -
+    ofDraft * expert -
     sequenceBytes(config, context)
   // A layer's experts of one token are there together, or it could not be computed.
-  const fewest = Math.ceil(config.expertsPerToken / gpus.count)
+  const fewest = gpus.count === 1 ? config.expertsPerToken : most
   const resident = Math.min(most, Math.floor(forExperts / expert))
   const fits = resident >= fewest
-  const experts = Math.max(0, resident) * expert
+  const experts = (Math.max(0, resident) + ofDraft) * expert
   const host = Math.max(0, all - Math.max(0, resident) * gpus.count)
   const cache = memory - fixed.replicatedWeights - fixed.activations - fixed.driver - experts
   return {
@@ -112,7 +118,7 @@ function layOut(
     weights,
     draft: weights['draft block'] === 0 ? 'none' : draft ? 'kept' : 'dropped',
     gpu: { memory, ...fixed, experts, cache: Math.max(0, cache) },
-    hostExperts: host === 0 ? null : hostExperts(config, { count: host, expert }),
+    hostExperts: host === 0 || gpus.count > 1 ? null : hostExperts(config, { count: host, expert }),
     capacities: [...new Set([...contexts, context])]
       .sort((a, b) => a - b)
       .map((tokens) => capacityAt(config, tokens, { cache, fits, count: gpus.count })),
@@ -182,4 +188,13 @@ export function activationBytes(config: ModelConfig, rows: number): number {
     indexHeadCount * (indexHeadDim + 1) +
     2 * 2 * (headDim + indexHeadDim)
   return 4 * (rows * values + logitRows * config.vocabSize)
+}
+
+/**
+ * What a GPU keeps of everybody's rows where several share the experts: their inputs, picks and shares
+ * of them, and a result for each pick; fp32 and i32.
+ */
+export function exchangeBytes(config: ModelConfig, rows: number): number {
+  const { hiddenSize, expertsPerToken } = config
+  return 4 * rows * (hiddenSize + 2 * expertsPerToken + expertsPerToken * hiddenSize)
 }

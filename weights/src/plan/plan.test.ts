@@ -126,7 +126,8 @@ describe('a plan', () => {
     for (const count of [4, 8]) {
       const { draft, hostExperts, gpu, capacities } = plan('v4-flash', `${count}xH200`)
       expect({ draft, hostExperts }).toEqual({ draft: 'kept', hostExperts: null })
-      expect(gpu.experts).toBe(43 * (256 / count) * 13_369_344)
+      // The draft block's experts are shared out like those of a layer.
+      expect(gpu.experts).toBe(44 * (256 / count) * 13_369_344)
       const bytes = sequenceBytes(flash, 8192)
       expect(capacities[0]).toEqual({
         context: 8192,
@@ -134,6 +135,17 @@ describe('a plan', () => {
         sequences: count * Math.floor(gpu.cache / bytes),
       })
     }
+  })
+
+  it('of Pro needs cards that have all experts between them, where there are several', () => {
+    expect(plan('v4-pro', '4xH200')).toMatchObject({ fits: false, hostExperts: null })
+    expect(plan('v4-pro', '1xH200').hostExperts?.count).toBeGreaterThan(0)
+    const { draft, gpu } = plan('v4-pro', '8xH200')
+    expect(draft).toBe('kept')
+    expect(gpu.experts).toBe(62 * (384 / 8) * expertBytes(pro, weightBytes(pro)))
+    // Rows of its own an eighth each; inputs, picks and results of everybody's.
+    const exchanged = 4 * 4096 * (7168 + 2 * 6 + 6 * 7168)
+    expect(gpu.activations).toBe(activationBytes(pro, 512) + exchanged)
   })
 
   it('does not fit where what is on every card leaves no room for experts', () => {

@@ -90,6 +90,27 @@ describe('experts', () => {
     expectClose(found, [silu(1) - 2 * silu(10) * 10])
   })
 
+  it('as a part works out its own experts and rows, and leaves the other places', () => {
+    const results = on.f32([2, 2, 1], [-1, -1, -1, -1])
+    const output = on.empty('f32', [1, 1])
+    experts(on.device, {
+      input: on.f32([2, 1], [1, 2]),
+      experts: on.i32([2, 2], [4, 0, 1, 3]),
+      weights: on.f32([2, 2], [0.5, 1, 1, 2]),
+      routed: scalars([
+        [1, 2, 3],
+        [2, 1, 5],
+      ]),
+      shared: scalar(1, 1, 4),
+      limit: 10,
+      quantise: false,
+      output,
+      part: { firstExpert: 3, firstRow: 1, results },
+    })
+    expectClose(on.read(results), [5 * silu(2) * 0.5, -1, -1, 3 * silu(2) * 4 * 2])
+    expectClose(on.read(output), [4 * silu(2) * 2])
+  })
+
   it('takes each expert from its place in an FP4 stack', () => {
     const stack = (rows: number, width: number, bytes: readonly number[], scales: number[]) => ({
       weight: on.bytes(
