@@ -1,283 +1,263 @@
 /**
- * What the edge costs: `npm run bench -- edge`. Backend, client and workerd share one
- * machine, so read differences between lines, not the lines.
- *
- * Latency: one small whole answer at a time, straight from the backend and through the edge.
- * Throughput: streams written as fast as they are taken. Delay: many streams at a steady pace,
- * each event carrying the time it was written.
- *
- * The last two are measured for three ways of passing a stream on: handing the backend's response
- * back as it is, the edge's pump, and a TransformStream in JavaScript.
+ * What the edge costs: `npm run bench -- edge`. Backend, load and gateways are processes of their
+ * own on one machine, so read differences between lines, not the lines. Every way to the backend
+ * takes its turn in every round: none; a Worker that only forwards; the edge on workerd itself, as
+ * in production; behind Miniflare, as in `npm start`; and, where it is installed, a peer.
  */
-import { Agent, request as httpRequest } from 'node:http'
-import type { ServerResponse } from 'node:http'
-import { availableParallelism } from 'node:os'
-import { build } from 'esbuild'
-import { convertV4MiniflareOptions, Log, LogLevel, Miniflare } from 'miniflare'
-import { median, type Bench } from '../../gpu-backend/bench/bench.ts'
-import { createEdgeKey, EDGE_MODEL, makeEdgeSecrets, startEdgeUnderTest } from '../support/edge.ts'
-import { openEventStream, startFakeBackend } from '../support/fake-backend.ts'
-
-const PUMP = new URL('../../edge/src/upstream/pump.ts', import.meta.url).pathname
-const FLOOD = { streams: 16, eventsEach: 10_000, repeats: 3 }
-const PACED = { streams: 64, eventsEach: 100, gapMs: 20 }
-const LATENCY = { requests: 1_000, warmUp: 300, rounds: 4 }
-
-const PROBE = `
-import { pumpBody } from ${JSON.stringify(PUMP)}
-const ways = {
-  pass: (upstream) => upstream,
-  pump: (upstream, request, context) => {
-    const { readable, writable } = new IdentityTransformStream()
-    const { signal } = request
-    context.waitUntil(pumpBody({ body: upstream.body, writable, farewell: '!', signal }))
-    return new Response(readable, upstream)
-  },
-  script: (upstream, request, context) => {
-    const { readable, writable } = new TransformStream({
-      transform: (chunk, controller) => controller.enqueue(chunk),
-    })
-    context.waitUntil(upstream.body.pipeTo(writable))
-    return new Response(readable, upstream)
-  },
-}
-export default {
-  async fetch(request, env, context) {
-    const path = new URL(request.url).pathname
-    const [, way, rest] = path.split('/')
-    const { method, body, signal } = request
-    const upstream = await fetch(env.BACKEND_URL + '/' + rest, { method, body, signal })
-    return ways[way](upstream, request, context)
-  },
-}`
-
-function quantile(sorted: readonly number[], q: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))] ?? Number.NaN
-}
-
-function describeMs(values: number[]): string {
-  const sorted = values.toSorted((a, b) => a - b)
-  const [p50, p99] = [quantile(sorted, 0.5), quantile(sorted, 0.99)]
-  return `p50 ${p50.toFixed(2)} ms, p99 ${p99.toFixed(2)} ms`
-}
-
-function flood(response: ServerResponse): void {
-  const event = `data: ${'x'.repeat(200)}\n\n`
-  let left = FLOOD.eventsEach
-  const write = (): void => {
-    while (left > 0) {
-      left -= 1
-      if (!response.write(event)) return void response.once('drain', write)
-    }
-    response.end('data: [DONE]\n\n')
-  }
-  write()
-}
-
-function pace(response: ServerResponse): void {
-  let left = PACED.eventsEach
-  const timer = setInterval(() => {
-    if (left === 0) {
-      clearInterval(timer)
-      response.end('data: [DONE]\n\n')
-      return
-    }
-    left -= 1
-    response.write(`data: ${performance.now()}\n\n`)
-  }, PACED.gapMs)
-}
-
-/** GETs or POSTs and hands each chunk to `onChunk`; resolves at the end of the body. */
-function read(
-  url: string,
-  onChunk: (text: string) => void,
-  options: { agent?: Agent; headers?: Record<string, string>; body?: string } = {},
-): Promise<void> {
-  return new Promise((ended, failed) => {
-    const { body, agent, headers = {} } = options
-    const method = body === undefined ? 'GET' : 'POST'
-    const request = httpRequest(url, { method, agent: agent ?? false, headers }, (response) => {
-      response.setEncoding('utf8')
-      response.on('data', onChunk)
-      response.once('end', ended)
-      response.once('error', failed)
-    })
-    request.once('error', failed)
-    request.end(body)
-  })
-}
-
-async function measureFlood(url: string): Promise<number> {
-  const startedAt = performance.now()
-  const streams = Array.from({ length: FLOOD.streams }, () => read(url, () => undefined))
-  await Promise.all(streams)
-  return (FLOOD.streams * FLOOD.eventsEach) / ((performance.now() - startedAt) / 1000)
-}
-
-async function measureDelays(url: string): Promise<number[]> {
-  const delays: number[] = []
-  const onChunk = (text: string): void => {
-    const arrivedAt = performance.now()
-    for (const [, writtenAt] of text.matchAll(/data: ([\d.]+)\n/g)) {
-      delays.push(arrivedAt - Number(writtenAt))
-    }
-  }
-  await Promise.all(Array.from({ length: PACED.streams }, () => read(url, onChunk)))
-  return delays
-}
-
-async function measureLatency(url: string, headers: Record<string, string>): Promise<number[]> {
-  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
-  const messages = [{ role: 'user', content: 'Hello' }]
-  const body = JSON.stringify({ model: EDGE_MODEL, messages })
-  const times: number[] = []
-  for (let sent = 0; sent < LATENCY.warmUp + LATENCY.requests; sent += 1) {
-    const startedAt = performance.now()
-    await read(url, () => undefined, { agent, headers, body })
-    if (sent >= LATENCY.warmUp) times.push(performance.now() - startedAt)
-  }
-  agent.destroy()
-  return times
-}
-
-/** Serves `/flood` and `/pace` as event streams, and a small whole answer to every POST. */
-async function startStreams(): ReturnType<typeof startFakeBackend> {
-  const backend = await startFakeBackend()
-  backend.handler = (request, response) => {
-    request.resume()
-    if (request.method === 'POST') {
-      response.writeHead(200, { 'content-type': 'application/json' })
-      response.end('{"object":"chat.completion"}')
-      return
-    }
-    openEventStream(response)
-    if (request.url === '/flood') flood(response)
-    else pace(response)
-  }
-  return backend
-}
-
-/** A Worker that passes streams on in each of the three ways. */
-async function startProbe(backendUrl: string): Promise<Miniflare> {
-  const bundled = await build({
-    stdin: { contents: PROBE, resolveDir: '.', loader: 'js' },
-    bundle: true,
-    write: false,
-    format: 'esm',
-  })
-  const contents = bundled.outputFiles[0]?.text ?? ''
-  return new Miniflare(
-    convertV4MiniflareOptions({
-      name: 'probe',
-      compatibilityDate: '2026-10-01',
-      compatibilityFlags: ['enable_request_signal'],
-      bindings: { BACKEND_URL: backendUrl },
-      modules: [{ type: 'ESModule', path: 'index.js', contents }],
-      host: '127.0.0.1',
-      port: 0,
-      cf: false,
-      log: new Log(LogLevel.WARN),
-      logRequests: false,
-    }),
-  )
-}
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { median, round3, type Bench } from '../../gpu-backend/bench/bench.ts'
+import { runPolicy } from '../simulation/policies.ts'
+import type { Policy, Shape } from '../simulation/policies.ts'
+import { cpuMsOf, machineTime } from './edge-figures.ts'
+import { DIRECT, EDGE, FORWARD, PEER, startWorld } from './edge-hops.ts'
+import type { Hop, World } from './edge-hops.ts'
+import { HOW_TO_GET_THE_PEER } from './edge-peer.ts'
+import { benchStreams } from './edge-streams.ts'
+import { percentile } from './load.ts'
 
 type Print = Parameters<Bench>[0]
+type Ratios = Record<string, number>
 
-interface Hop {
-  readonly name: string
-  readonly url: string
+const ONE_AT_A_TIME = { rounds: 5, requests: 300 }
+const MANY = { rounds: 2, connections: 32, seconds: 3 }
+const FIRST_CHUNK = { rounds: 4, requests: 150 }
+const CHUNKS = { connections: 16, requests: 32, events: 200, gapMs: 2 }
+const REVOCATION_MAX_MS = 2_000
+const POLICY_SEEDS = 5
+const STREAM_BODY = {
+  body: '{"model":"deepseek-v4-toy","messages":[{"role":"user","content":"Hi"}],"stream":true}',
 }
 
-const RATIO_BASE = 'handed back as it is'
+/** One figure of each hop, of each round. */
+class Figures {
+  readonly #rounds = new Map<string, number[]>()
 
-/** Figures by name, as multiples of the one handed back as it is. */
-function asRatios(kind: string, figures: ReadonlyMap<string, number>): Record<string, number> {
-  const base = figures.get(RATIO_BASE) ?? Number.NaN
+  add(name: string, figure: number): void {
+    this.#rounds.set(name, [...(this.#rounds.get(name) ?? []), figure])
+  }
+
+  /** The middle round. */
+  of(name: string): number {
+    return median(this.#rounds.get(name) ?? [])
+  }
+
+  /** What a hop adds to another, round by round: they were measured one right after the other. */
+  added(name: string, to: string): number {
+    const base = this.#rounds.get(to) ?? []
+    return median(
+      (this.#rounds.get(name) ?? []).map((figure, round) => figure - (base[round] ?? 0)),
+    )
+  }
+}
+
+/** Leases follow the traffic from one second to the next, and many connections take some to fill. */
+async function warmUp(world: World, hop: Hop, connections: number): Promise<void> {
+  const secondsMax = hop.warmUpSeconds * (connections > 1 ? 1.6 : 1)
+  await world.load({ connections, secondsMax }, hop)
+}
+
+/** Small whole answers, the next when the last has come. */
+async function benchOneAtATime(world: World, print: Print): Promise<Ratios> {
+  const [p50, p99] = [new Figures(), new Figures()]
+  const { rounds, requests } = ONE_AT_A_TIME
+  for (let round = 0; round < rounds; round += 1) {
+    for (const hop of world.hops) {
+      await warmUp(world, hop, 1)
+      const { latenciesMs } = await world.load({ requestsMax: requests }, hop)
+      p50.add(hop.name, median(latenciesMs))
+      p99.add(hop.name, percentile(latenciesMs, 0.99))
+    }
+  }
+  print(`a small whole answer, one at a time, middle of ${rounds} rounds of ${requests}:`)
+  for (const { name } of world.hops) {
+    const added = name === DIRECT ? '' : `, adds ${p50.added(name, DIRECT).toFixed(2)} ms at p50`
+    print(`  ${name}: p50 ${p50.of(name).toFixed(2)} ms, p99 ${p99.of(name).toFixed(2)} ms${added}`)
+  }
+  return {
+    'added p50: the edge, of 0.6 ms': p50.added(EDGE, DIRECT) / 0.6,
+    'p99: the edge, of 3 ms': p99.of(EDGE) / 3,
+    ...beside(world, 'added p50', (name) => p50.added(name, DIRECT)),
+  }
+}
+
+/** The edge's figure, of the plain forward's and of the peer's. */
+function beside(world: World, kind: string, figure: (name: string) => number): Ratios {
+  const others = world.hops.filter(({ name }) => name === FORWARD || name === PEER)
   return Object.fromEntries(
-    Array.from(figures, ([name, figure]) => [`${kind}: ${name}, of ${RATIO_BASE}`, figure / base]),
+    others.map(({ name }) => [`${kind}: the edge, of ${name}’s`, figure(EDGE) / figure(name)]),
   )
 }
 
-async function benchStreams(ways: readonly Hop[], print: Print): Promise<Record<string, number>> {
-  const rates = new Map<string, number>()
-  print(`throughput, ${FLOOD.streams} streams, best of ${FLOOD.repeats}:`)
-  for (const { name, url } of ways) {
-    for (let run = 0; run < FLOOD.repeats; run += 1) {
-      rates.set(name, Math.max(rates.get(name) ?? 0, await measureFlood(`${url}/flood`)))
+/** As many requests as connections; what each costs of a processor, and how many that makes. */
+async function benchMany(world: World, print: Print): Promise<Ratios> {
+  const [perSecond, cpuMs] = [new Figures(), new Figures()]
+  const { rounds, connections, seconds } = MANY
+  let leases: Readonly<Record<string, number>> = {}
+  for (let round = 0; round < rounds; round += 1) {
+    for (const hop of world.hops) {
+      await warmUp(world, hop, connections)
+      const logged = hop.name === EDGE ? (await readFile(world.edgeLog)).byteLength : 0
+      const before = hop.pid === null ? 0 : await cpuMsOf(hop.pid)
+      const { latenciesMs, seconds: took } = await world.load(
+        { connections, secondsMax: seconds },
+        hop,
+      )
+      perSecond.add(hop.name, latenciesMs.length / took)
+      if (hop.pid !== null) {
+        cpuMs.add(hop.name, ((await cpuMsOf(hop.pid)) - before) / latenciesMs.length)
+      }
+      if (hop.name === EDGE) leases = await admissionsSince(world.edgeLog, logged)
     }
-    print(`  ${name}: ${((rates.get(name) ?? 0) / 1000).toFixed(1)}k events/s`)
   }
-  const delays = new Map<string, number>()
-  print(`delay, ${PACED.streams} streams, an event every ${PACED.gapMs} ms:`)
-  for (const { name, url } of ways) {
-    const measured = await measureDelays(`${url}/pace`)
-    delays.set(name, median(measured))
-    print(`  ${name}: ${describeMs(measured)}`)
+  print(`the same over ${connections} connections, middle of ${rounds} rounds of ${seconds} s:`)
+  for (const { name, pid } of world.hops) {
+    const each = cpuMs.of(name)
+    const cost = pid === null ? '' : `, ${each.toFixed(2)} ms of a processor each`
+    const full = pid === null ? '' : `: ${Math.round(1000 / each)} requests/s of a whole one`
+    print(`  ${name}: ${Math.round(perSecond.of(name))} requests/s${cost}${full}`)
   }
-  return { ...asRatios('events/s', rates), ...asRatios('delay p50', delays) }
+  const admitted = Object.values(leases).reduce((sum, count) => sum + count, 0)
+  const hits = (leases['lease'] ?? 0) / admitted
+  print(`  let in by a lease: ${(100 * hits).toFixed(2)} % of ${admitted}, the last round`)
+  return {
+    'lease hits': hits,
+    'requests/s: the edge, of 3000': perSecond.of(EDGE) / 3000,
+    ...beside(world, 'requests/s', (name) => perSecond.of(name)),
+    ...beside(world, 'processor time a request', (name) => cpuMs.of(name)),
+  }
 }
 
-async function benchLatency(
-  hops: readonly Hop[],
-  headers: Record<string, string>,
-  print: Print,
-): Promise<Record<string, number>> {
-  const medians = new Map<string, number[]>()
-  print(`latency of a small whole answer, one at a time, ${LATENCY.rounds} rounds:`)
-  for (let round = 0; round < LATENCY.rounds; round += 1) {
-    for (const { name, url } of hops) {
-      const measured = await measureLatency(url, headers)
-      medians.set(name, [...(medians.get(name) ?? []), median(measured)])
-      print(`  ${name}: ${describeMs(measured)}`)
+/** How the requests were let in whose lines stand behind `fromByte`. */
+async function admissionsSince(log: string, fromByte: number): Promise<Record<string, number>> {
+  const text = (await readFile(log)).subarray(fromByte).toString()
+  const counts: Record<string, number> = {}
+  for (const [, how = ''] of text.matchAll(/"admitted_by":"(\w+)"/g)) {
+    counts[how] = (counts[how] ?? 0) + 1
+  }
+  return counts
+}
+
+/**
+ * From the backend's writing of a stream's first event to its arrival. Without the peer, as the next
+ * one: it answers 500 to streams under this Node.
+ */
+async function benchFirstChunk(world: World, print: Print): Promise<Ratios> {
+  const hops = world.hops.filter(({ name }) => [DIRECT, FORWARD, EDGE].includes(name))
+  const [p50, p99] = [new Figures(), new Figures()]
+  world.stream(2, 1)
+  for (let round = 0; round < FIRST_CHUNK.rounds; round += 1) {
+    for (const hop of hops) {
+      await warmUp(world, hop, 1)
+      const requestsMax = FIRST_CHUNK.requests
+      const { firstChunkMs } = await world.load({ ...STREAM_BODY, requestsMax }, hop)
+      p50.add(hop.name, median(firstChunkMs))
+      p99.add(hop.name, percentile(firstChunkMs, 0.99))
     }
   }
-  const ratio = (of: string): number =>
-    median(medians.get('through the edge') ?? []) / median(medians.get(of) ?? [])
-  return {
-    'latency p50: edge, of a Worker that only forwards': ratio(
-      'through a Worker that only forwards',
-    ),
+  print(`a stream’s first event, from its writing to its arrival:`)
+  for (const { name } of hops) {
+    print(`  ${name}: p50 ${p50.of(name).toFixed(2)} ms, p99 ${p99.of(name).toFixed(2)} ms`)
   }
+  return { 'first chunk p50: the edge, of one relay’s': p50.of(EDGE) / p50.of(FORWARD) }
+}
+
+/** What passing one event on costs, at a pace at which they are not put together. */
+async function benchChunks(world: World, print: Print): Promise<Ratios> {
+  const { connections, requests, events, gapMs } = CHUNKS
+  const each = new Figures()
+  world.stream(events, gapMs)
+  print(`an event of ${connections} streams with one every ${gapMs} ms, of a processor:`)
+  for (const hop of world.hops) {
+    if (hop.pid === null || hop.name === PEER) continue
+    await warmUp(world, hop, connections)
+    const before = await cpuMsOf(hop.pid)
+    await world.load({ ...STREAM_BODY, connections, requestsMax: requests }, hop)
+    const costMs = ((await cpuMsOf(hop.pid)) - before) / (requests * events)
+    each.add(hop.name, costMs)
+    print(`  ${hop.name}: ${(1000 * costMs).toFixed(0)} µs`)
+  }
+  return { 'processor time an event: the edge, of one relay’s': each.of(EDGE) / each.of(FORWARD) }
+}
+
+/** How long a busy key goes on working after its revocation has been acknowledged. */
+async function benchRevocation(world: World, print: Print): Promise<Ratios> {
+  const hop = world.hops.find(({ name }) => name === EDGE)
+  if (hop === undefined) throw new Error('the edge is one of the hops')
+  await warmUp(world, hop, 1)
+  const { url, adminToken, keyPath } = world.edge
+  const init = { method: 'DELETE', headers: { authorization: `Bearer ${adminToken}` } }
+  const revoked = await fetch(`${url}${keyPath}`, init)
+  if (!revoked.ok) throw new Error(`revoking the key answered ${revoked.status}`)
+  const acknowledgedAtMs = performance.now()
+  let workedUntilMs = acknowledgedAtMs
+  for (;;) {
+    const response = await fetch(`${hop.url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { ...hop.headers, 'content-type': 'application/json' },
+      body: STREAM_BODY.body,
+    })
+    await response.arrayBuffer()
+    if (response.status === 401) break
+    workedUntilMs = performance.now()
+    if (workedUntilMs - acknowledgedAtMs > 5 * REVOCATION_MAX_MS) break
+  }
+  const tookMs = workedUntilMs - acknowledgedAtMs
+  print(`a busy key worked on for ${(tookMs / 1000).toFixed(2)} s after its revocation`)
+  return { 'revocation, of 2 s': tookMs / REVOCATION_MAX_MS }
+}
+
+/** The simulation's customer with a cap, three times overloaded: what counting when costs. */
+function benchPolicies(print: Print): Ratios {
+  const cases: readonly (readonly [Policy, string, Shape])[] = [
+    ['after_response', 'counted after the response', 'bursts of 50'],
+    ['ours', 'ours', 'bursts of 50'],
+    ['ours', 'ours', 'bursts of 300'],
+  ]
+  print(`worst minute over the cap and use of it, ${POLICY_SEEDS} seeds:`)
+  const ratios: Ratios = {}
+  for (const [policy, name, shape] of cases) {
+    const runs = Array.from({ length: POLICY_SEEDS }, (_, seed) =>
+      runPolicy(policy, shape, seed + 1),
+    )
+    const mean = (values: readonly number[]): number =>
+      values.reduce((sum, value) => sum + value, 0) / values.length
+    const worst = mean(runs.map(({ worstMinute }) => worstMinute))
+    const used = mean(runs.map(({ utilisation }) => utilisation))
+    print(`  ${name}, ${shape}: ${worst.toFixed(2)} of the cap, ${used.toFixed(2)} used`)
+    ratios[`worst minute, of the cap: ${name}, ${shape}`] = worst
+    ratios[`use of the cap: ${name}, ${shape}`] = used
+  }
+  return ratios
 }
 
 export const edgeBench: Bench = async (print) => {
-  const backend = await startStreams()
-  const probe = await startProbe(backend.url)
-  const probeUrl = (await probe.ready).origin
-  const streams = await benchStreams(
-    [
-      { name: 'straight from the backend', url: backend.url },
-      { name: RATIO_BASE, url: `${probeUrl}/pass` },
-      { name: 'the edge’s pump', url: `${probeUrl}/pump` },
-      { name: 'a JavaScript TransformStream', url: `${probeUrl}/script` },
-    ],
-    print,
-  )
-  const edge = await startEdgeUnderTest({
-    backendUrl: backend.url,
-    secrets: await makeEdgeSecrets(),
-  })
-  const { key } = await createEdgeKey(edge)
-  const latency = await benchLatency(
-    [
-      { name: 'straight from the backend', url: `${backend.url}/v1/chat/completions` },
-      { name: 'through a Worker that only forwards', url: `${probeUrl}/pass/completions` },
-      { name: 'through the edge', url: `${edge.url}/v1/chat/completions` },
-    ],
-    { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-    print,
-  )
-  await probe.dispose()
-  await edge.close()
-  await backend.close()
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-'))
+  const before = await machineTime()
+  const world = await startWorld(dir)
+  if (world.peerVersion === null) print(HOW_TO_GET_THE_PEER)
+  const ratios: Ratios = {
+    ...(await benchOneAtATime(world, print)),
+    ...(await benchMany(world, print)),
+    ...(await benchFirstChunk(world, print)),
+    ...(await benchChunks(world, print)),
+    ...(await benchRevocation(world, print)),
+  }
+  await world.close()
+  Object.assign(ratios, await benchStreams(print, join(dir, 'streams')), benchPolicies(print))
+  await rm(dir, { recursive: true })
+  const after = await machineTime()
+  const stolen = (after.stolen - before.stolen) / (after.total - before.total)
   return {
     conditions: {
       cores: availableParallelism(),
-      streams: FLOOD.streams,
-      pacedStreams: PACED.streams,
-      latencyRequests: LATENCY.requests,
+      peer: world.peerVersion ?? 'none',
+      connections: MANY.connections,
+      takenByTheHost: round3(stolen),
     },
-    ratios: { ...streams, ...latency },
+    ratios: Object.fromEntries(
+      Object.entries(ratios).map(([name, value]) => [name, round3(value)]),
+    ),
   }
 }
