@@ -274,12 +274,6 @@ export const MUTATIONS: readonly Mutation[] = [
     replace: '(waitMs > 0 && ask !== null) || ahead.limitIds',
   },
   {
-    name: 'room that falls free is not given to those who wait',
-    file: 'tenant-queue.ts',
-    find: "answer.status === 'admitted' || answer.shortage === null || overdue",
-    replace: 'overdue',
-  },
-  {
     name: 'output of a limit on all tokens is not held',
     file: 'tenant-capacity.ts',
     find: "new Set(['outputTokens', 'tokens'])",

@@ -19,6 +19,7 @@ const SOON_FOUND = [
   'settling gives back what true-ups took',
   'the backend is asked too early',
   'lower bands starve',
+  'those who wait pass one another',
 ]
 
 /** A world takes a third of a second; what several tests ask of one, it is run once for. */
