@@ -142,7 +142,9 @@ function layerTable(proof: Proof): string {
       `${time.gate.toFixed(2)} ${gateVerdict(time)}`,
     ])
   const head = ['layer', 'step', 'median ms', 'best ms', 'runs', 'floor ms', 'of floor', 'gate']
-  const notes = kinds.map(({ times, clocks, gigabytes }) => {
+  // `wgmma` on a card that has none: nothing was held.
+  const timed = kinds.filter(({ times }) => times.length > 0)
+  const notes = timed.map(({ times, clocks, gigabytes }) => {
     const held = `Layer ${times[0]?.kind ?? '?'}: ${gigabytes.toFixed(1)} GB held`
     return clocks === null ? `${held}.` : `${held}; right after: ${clocks}.`
   })
