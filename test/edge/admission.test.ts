@@ -698,6 +698,24 @@ describe('a pool that reports', () => {
     backend.close()
   })
 
+  it('does not refuse, after its object was reset, who waits for backends to come back', async () => {
+    const caller = await makePooled('pool-reset')
+    const before = await connect(caller.edge, 'pool-reset')
+    await before.send({})
+    expect((await caller.chat({ max_tokens: 20 })).status).toBe(200)
+    await abortAllDurableObjects()
+    // More than are let through to find out whether a backend is there at all.
+    const answers = Array.from({ length: 6 }, () => caller.chat({ max_tokens: 20 }))
+    await expect.poll(() => caller.edge.calls.length).toBe(5)
+    await scheduler.wait(1_500)
+    const after = await connect(caller.edge, 'pool-reset')
+    const reports = setInterval(() => void after.send({}), 300)
+    const statuses = (await Promise.all(answers)).map(({ status }) => status)
+    clearInterval(reports)
+    expect(statuses).toEqual(Array(6).fill(200))
+    after.close()
+  }, 20_000)
+
   it('refuses at once what no backend could ever hold', async () => {
     const caller = await makePooled('pool-small')
     const backend = await connect(caller.edge, 'pool-small')

@@ -58,6 +58,7 @@ export class Pool extends DurableObject<Env> {
   #admission = new PoolAdmission(DEFAULT_POOL_POLICY)
   #managed = false
   #grantedAtMs = 0
+  #quietUntilMs = 0
   #tick: ReturnType<typeof setTimeout> | null = null
 
   constructor(ctx: DurableObjectState, env: Env) {
@@ -66,8 +67,8 @@ export class Pool extends DurableObject<Env> {
       this.#managed = (await ctx.storage.get<boolean>(MANAGED)) ?? false
       const grantedAtMs = (await ctx.storage.get<number>(GRANTED_AT)) ?? 0
       const { leaseTtlMs, grantTtlMs } = DEFAULT_POOL_POLICY
-      const quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs
-      this.#admission = new PoolAdmission(DEFAULT_POOL_POLICY, quietUntilMs)
+      this.#quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs
+      this.#admission = new PoolAdmission(DEFAULT_POOL_POLICY, this.#quietUntilMs)
     })
   }
 
@@ -114,7 +115,7 @@ export class Pool extends DurableObject<Env> {
     const { waitMs, ...waiter } = request
     this.#running.add(waiter.id, waiter.tenantId, nowMs)
     if (this.#reports.size === 0 && this.#mayProbe(waiter.id, nowMs)) return GRANTED
-    const wait = this.#reports.size === 0 ? Math.min(waitMs, NO_BACKEND_WAIT_MS) : waitMs
+    const wait = this.#reports.size === 0 ? Math.min(waitMs, this.#backendWaitMs(nowMs)) : waitMs
     const answer = this.#admission.request({ ...waiter, deadlineMs: nowMs + wait }, nowMs)
     if (answer.status === 'granted') {
       this.#noteGrant(nowMs)
@@ -179,6 +180,11 @@ export class Pool extends DurableObject<Env> {
     if (this.#probes.size >= PROBES_MAX) return false
     this.#probes.set(requestId, nowMs + PROBE_TTL_MS)
     return true
+  }
+
+  /** A new object could grant nothing yet if backends were there: so long they may take as well. */
+  #backendWaitMs(nowMs: number): number {
+    return Math.max(0, this.#quietUntilMs - nowMs) + NO_BACKEND_WAIT_MS
   }
 
   #refuse(requestId: string, reason: TurnRefusal): Turn {
