@@ -5,6 +5,9 @@ import { PlainSummary } from './support/plain-summary.ts'
 const root = new URL('..', import.meta.url).pathname
 const globalSetup = `${root}test/support/native-kernels.ts`
 
+/** Against what hangs; a machine with other work makes any test ten times as long. */
+const testTimeout = 120_000
+
 /**
  * Five projects, by what a test needs: `unit` nothing (tests beside the code), `edge` the Workers
  * runtime, `simulation` time of its own making, `engine` a device or the toy checkpoint, `e2e` real
@@ -22,6 +25,8 @@ export default defineConfig({
           name: 'unit',
           globalSetup,
           include: ['{gpu-backend,weights,infra}/**/*.test.ts'],
+          testTimeout,
+          hookTimeout: testTimeout,
         },
       },
       {
@@ -31,13 +36,18 @@ export default defineConfig({
             miniflare: { cf: false },
           }),
         ],
-        test: { name: 'edge', include: ['edge/src/**/*.test.ts', 'test/edge/**/*.test.ts'] },
+        test: {
+          name: 'edge',
+          include: ['edge/src/**/*.test.ts', 'test/edge/**/*.test.ts'],
+          testTimeout,
+          hookTimeout: testTimeout,
+        },
       },
       {
         test: {
           name: 'simulation',
           include: ['test/simulation/**/*.test.ts'],
-          testTimeout: 120_000,
+          testTimeout,
         },
       },
       {
@@ -45,8 +55,8 @@ export default defineConfig({
           name: 'engine',
           globalSetup,
           include: ['test/{engine,kernels,weights}/**/*.test.ts'],
-          testTimeout: 120_000,
-          hookTimeout: 120_000,
+          testTimeout,
+          hookTimeout: testTimeout,
         },
       },
       {
@@ -55,8 +65,8 @@ export default defineConfig({
           globalSetup,
           include: ['test/e2e/**/*.test.ts'],
           fileParallelism: false,
-          testTimeout: 120_000,
-          hookTimeout: 120_000,
+          testTimeout,
+          hookTimeout: testTimeout,
         },
       },
     ],
