@@ -120,7 +120,7 @@ export class TurnLeases {
 
   /** A lease has come, asked for at `askedAtMs`; the one before it is over. */
   receive({ leaseId, tokens, ttlMs }: TurnLease, askedAtMs: number): void {
-    this.#close()
+    this.close()
     this.#current = {
       leaseId,
       expiresAtMs: askedAtMs + ttlMs,
@@ -153,24 +153,19 @@ export class TurnLeases {
     return this.#usable(nowMs) !== null
   }
 
-  /** Gives up what is in hand: the isolate has gone idle. */
+  /** Gives up what is in hand; what runs of it becomes the pool's to know. */
   close(): void {
-    this.#close()
-  }
-
-  #usable(nowMs: number): HeldLease | null {
-    if (this.#current !== null && nowMs >= this.#current.expiresAtMs) this.#close()
-    return this.#current
-  }
-
-  /** What runs of it becomes the pool's to know. */
-  #close(): void {
     if (this.#current === null) return
     const { leaseId, running } = this.#current
     for (const id of running.keys()) this.#leaseOf.delete(id)
     const closed = { leaseId, running: [...running.values()] }
     this.#closed = [...this.#closed, closed].slice(-CLOSED_MAX)
     this.#current = null
+  }
+
+  #usable(nowMs: number): HeldLease | null {
+    if (this.#current !== null && nowMs >= this.#current.expiresAtMs) this.close()
+    return this.#current
   }
 
   #turnDemand(nowMs: number): void {
