@@ -50,6 +50,7 @@ export function memoryTenantStore(beforeWrite: () => void = () => {}): MemoryTen
         balances.set(account, pico)
       },
     },
+    expect: () => {},
     rollback: () => {
       for (const undo of undos.toReversed()) undo()
       undos = []

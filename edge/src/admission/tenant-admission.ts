@@ -228,6 +228,7 @@ export class TenantAdmission {
     const counted = row?.spendsCounted ?? 0
     assert(row === undefined || first <= counted, 'what is confirmed is not forgotten')
     const news = row === undefined ? spends : spends.slice(counted - first)
+    this.#store.expect(news.map(({ requestId }) => requestId))
     for (const spend of news) this.#recordSpend(spend, lease, nowMs)
     const total = Math.max(counted, first + spends.length)
     if (closes && row !== undefined && total === first + spends.length) {

@@ -29,6 +29,8 @@ export interface TenantStore {
   readonly totals: Table<TotalsRow>
   readonly journal: Journal
   readonly balances: Balances
+  /** All that is known of these requests will be asked for: it can be fetched together. */
+  expect(requestIds: readonly string[]): void
 }
 
 export interface Table<Row extends { readonly id: string }> {

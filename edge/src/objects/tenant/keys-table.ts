@@ -172,10 +172,7 @@ export class KeysTable {
     return row === undefined ? 'unknown' : (endOf(row, nowMs) ?? 'valid')
   }
 
-  has(keyId: string): boolean {
-    return this.#find(keyId) !== undefined
-  }
-
+  /** Null when there is no such key. */
   projectOf(keyId: string): string | null {
     return this.#find(keyId)?.project_id ?? null
   }

@@ -1,199 +1,212 @@
 import { ACCOUNTS } from '../../admission/ledger.ts'
 import type { Account, Balances, Journal, Posting } from '../../admission/ledger.ts'
-import type { DueTable, Table, TenantStore } from '../../admission/tenant-store.ts'
-import { dayOf } from './usage.ts'
+import type {
+  BucketRow,
+  EstimatorRow,
+  HolderRow,
+  LeaseRow,
+  ParkedRow,
+  ReservationRow,
+  SlotsRow,
+  TenantStore,
+  TotalsRow,
+} from '../../admission/tenant-store.ts'
+import { textOf } from './columns.ts'
+import type { Columns } from './columns.ts'
+import { GatheredDueRows, GatheredRows } from './gathered-rows.ts'
+import type { RowShape } from './gathered-rows.ts'
+import { UnitOfWork } from './unit-of-work.ts'
+import { UsageCounts } from './usage-counts.ts'
 
-interface JsonRow extends Record<string, SqlStorageValue> {
-  readonly row: string
-}
-
-interface PostingColumns extends Record<string, SqlStorageValue> {
+/** A usage record as it came. */
+interface ReceivedRecord {
   readonly id: string
-  readonly kind: string
-  readonly at_ms: number
-  readonly from_account: string
-  readonly to_account: string
-  readonly amount_pico: string
-  readonly usage: string | null
+  /** Canonical, so that equal texts are equal records. */
+  readonly text: string
+  /** Its key is not one of this tenant's. */
+  readonly parked: boolean
+  readonly receivedAtMs: number
 }
 
 /**
- * The admission core's tables in the object's database, inside whatever transaction its caller has
- * open. Amounts pass as decimal text: SQLite keeps 64 bits of them, a JavaScript number 53.
+ * The admission core's tables in the object's database, and the transactions they change in.
+ * Amounts pass as decimal text: SQLite keeps 64 bits of them, a JavaScript number 53.
  */
-export function openTenantStore(sql: SqlStorage): TenantStore {
-  return {
-    buckets: table(sql, 'buckets'),
-    slots: table(sql, 'slots'),
-    estimators: table(sql, 'estimators'),
-    totals: table(sql, 'totals'),
-    holders: dueTable(sql, 'holders'),
-    leases: dueTable(sql, 'leases'),
-    reservations: dueTable(sql, 'reservations'),
-    parked: dueTable(sql, 'parked'),
-    journal: new SqlJournal(sql),
-    balances: sqlBalances(sql),
+export class SqlTenantStore implements TenantStore {
+  readonly #sql: SqlStorage
+  readonly #unit: UnitOfWork
+  readonly #postings: GatheredRows<Posting>
+  readonly #balances: GatheredRows<BalanceRow>
+  readonly #usage: UsageCounts
+  readonly buckets: GatheredRows<BucketRow>
+  readonly slots: GatheredRows<SlotsRow>
+  readonly estimators: GatheredRows<EstimatorRow>
+  readonly totals: GatheredRows<TotalsRow>
+  readonly holders: GatheredDueRows<HolderRow>
+  readonly leases: GatheredDueRows<LeaseRow>
+  readonly reservations: GatheredDueRows<ReservationRow>
+  readonly parked: GatheredDueRows<ParkedRow>
+  readonly usageRecords: GatheredRows<ReceivedRecord>
+
+  constructor(storage: DurableObjectStorage) {
+    const { sql } = storage
+    const unit = new UnitOfWork(storage)
+    const rows = <Row extends { readonly id: string }>(shape: RowShape<Row>): GatheredRows<Row> =>
+      unit.add(new GatheredRows(unit, sql, shape))
+    const dueRows = <Row extends { readonly id: string; readonly dueAtMs: number }>(
+      table: string,
+    ): GatheredDueRows<Row> => unit.add(new GatheredDueRows(unit, sql, dueShape<Row>(table)))
+    this.#sql = sql
+    this.#unit = unit
+    this.buckets = rows(keptShape('buckets'))
+    this.slots = rows(keptShape('slots'))
+    this.estimators = rows(keptShape('estimators'))
+    this.totals = rows(keptShape('totals'))
+    this.holders = dueRows('holders')
+    this.leases = dueRows('leases')
+    this.reservations = dueRows('reservations')
+    this.parked = dueRows('parked')
+    this.usageRecords = rows(RECEIVED_RECORD)
+    this.#postings = rows(POSTING)
+    this.#balances = rows(BALANCE)
+    this.#usage = unit.add(new UsageCounts(sql))
   }
-}
 
-type PlainName = 'buckets' | 'slots' | 'estimators' | 'totals'
-type DueName = 'holders' | 'leases' | 'reservations' | 'parked'
-
-function table<Row extends { readonly id: string }>(sql: SqlStorage, name: PlainName): Table<Row> {
-  return {
-    get: (id) => findRow<Row>(sql, name, id),
-    put: (row) => {
-      sql.exec(
-        `INSERT INTO ${name} (id, row) VALUES (?, ?)
-         ON CONFLICT (id) DO UPDATE SET row = excluded.row`,
-        row.id,
-        JSON.stringify(row),
-      )
-    },
-    delete: (id) => deleteRow(sql, name, id),
+  /** Everything that `run` changes, or nothing. What it returns is true once this has returned. */
+  transaction<Value>(run: () => Value): Value {
+    return this.#unit.transaction(run)
   }
-}
 
-function dueTable<Row extends { readonly id: string; readonly dueAtMs: number }>(
-  sql: SqlStorage,
-  name: DueName,
-): DueTable<Row> {
-  return {
-    get: (id) => findRow<Row>(sql, name, id),
-    put: (row) => {
-      sql.exec(
-        `INSERT INTO ${name} (id, due_at_ms, row) VALUES (?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET due_at_ms = excluded.due_at_ms, row = excluded.row`,
-        row.id,
-        row.dueAtMs,
-        JSON.stringify(row),
+  expect(requestIds: readonly string[]): void {
+    const { reservations, holders, parked } = this
+    for (const rows of [this.#postings, reservations, holders, parked]) {
+      rows.expect(requestIds)
+    }
+  }
+
+  get journal(): Journal {
+    return {
+      find: (id) => this.#postings.get(id),
+      append: (posting) => {
+        this.#postings.put(posting)
+        if (posting.kind === 'settle') this.#usage.count(posting)
+      },
+    }
+  }
+
+  get balances(): Balances {
+    return {
+      get: (account) => this.#balances.get(account)?.pico ?? 0n,
+      set: (id, pico) => this.#balances.put({ id, pico }),
+    }
+  }
+
+  /** Every account's balance as it is stored. */
+  allBalances(): Record<Account, bigint> {
+    const entries = ACCOUNTS.map((account) => [account, this.balances.get(account)] as const)
+    return Object.fromEntries(entries) as Record<Account, bigint>
+  }
+
+  /** Up to `limit` postings in the order they were made, those after the `after`th. */
+  postings(after: number, limit: number): (Posting & { readonly seq: number })[] {
+    return this.#sql
+      .exec<Columns & { readonly seq: number }>(
+        `SELECT seq, ${POSTING.read} FROM journal WHERE seq > ? ORDER BY seq LIMIT ?`,
+        after,
+        limit,
       )
-    },
-    delete: (id) => deleteRow(sql, name, id),
-    due: (nowMs, limit) =>
-      sql
-        .exec<JsonRow>(
-          `SELECT row FROM ${name} WHERE due_at_ms <= ? ORDER BY due_at_ms, id LIMIT ?`,
-          nowMs,
-          limit,
-        )
-        .toArray()
-        .map(({ row }) => JSON.parse(row) as Row),
-    firstDueMs: () =>
-      sql.exec<{ first: number | null }>(`SELECT min(due_at_ms) AS first FROM ${name}`).one().first,
+      .toArray()
+      .map((row) => ({ seq: row.seq, ...POSTING.parse(row) }))
   }
 }
 
 /** Rows are our own JSON, put there by the same core. */
-function findRow<Row>(sql: SqlStorage, name: PlainName | DueName, id: string): Row | undefined {
-  const [found] = sql.exec<JsonRow>(`SELECT row FROM ${name} WHERE id = ?`, id).toArray()
-  return found === undefined ? undefined : (JSON.parse(found.row) as Row)
+function parseRow<Row>(columns: Columns): Row {
+  return JSON.parse(textOf(columns['row'])) as Row
 }
 
-function deleteRow(sql: SqlStorage, name: PlainName | DueName, id: string): void {
-  sql.exec(`DELETE FROM ${name} WHERE id = ?`, id)
-}
-
-const POSTING = `SELECT id, kind, at_ms, from_account, to_account,
-  CAST(amount_pico AS TEXT) AS amount_pico, usage FROM journal`
-
-export class SqlJournal implements Journal {
-  readonly #sql: SqlStorage
-
-  constructor(sql: SqlStorage) {
-    this.#sql = sql
-  }
-
-  find(id: string): Posting | undefined {
-    const [row] = this.#sql.exec<PostingColumns>(`${POSTING} WHERE id = ?`, id).toArray()
-    return row === undefined ? undefined : toPosting(row)
-  }
-
-  append(posting: Posting): void {
-    this.#sql.exec(
-      `INSERT INTO journal (id, kind, at_ms, from_account, to_account, amount_pico, usage)
-       VALUES (?, ?, ?, ?, ?, CAST(? AS INTEGER), ?)`,
-      posting.id,
-      posting.kind,
-      posting.atMs,
-      posting.from,
-      posting.to,
-      posting.amountPico.toString(),
-      posting.usage === null ? null : JSON.stringify(posting.usage),
-    )
-    if (posting.kind === 'settle') this.#countUsage(posting)
-  }
-
-  /** Up to `limit` postings in the order they were made, those after the `after`th. */
-  *read(after: number, limit: number): Iterable<Posting & { readonly seq: number }> {
-    const query = POSTING.replace('SELECT id', 'SELECT seq, id')
-    const rows = this.#sql.exec<PostingColumns & { readonly seq: number }>(
-      `${query} WHERE seq > ? ORDER BY seq LIMIT ?`,
-      after,
-      limit,
-    )
-    for (const row of rows) yield { seq: row.seq, ...toPosting(row) }
-  }
-
-  /** The day is that of admission: a request that runs past midnight belongs to the day before. */
-  #countUsage({ usage, amountPico }: Posting): void {
-    if (usage === null) return
-    this.#sql.exec(
-      `INSERT INTO usage VALUES (?, ?, ?, ?, 1, ?, ?, ?, CAST(? AS INTEGER))
-       ON CONFLICT DO UPDATE SET
-         requests = requests + 1,
-         prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-         cached_tokens = cached_tokens + excluded.cached_tokens,
-         completion_tokens = completion_tokens + excluded.completion_tokens,
-         amount_pico = amount_pico + excluded.amount_pico`,
-      dayOf(usage.admittedAtMs),
-      usage.projectId,
-      usage.keyId,
-      usage.model,
-      usage.promptTokens,
-      usage.cachedTokens,
-      usage.outputTokens,
-      amountPico.toString(),
-    )
-  }
-}
-
-function toPosting(row: PostingColumns): Posting {
+/** A table with one row a limit, a model or a tenant. */
+function keptShape<Row extends { readonly id: string }>(table: string): RowShape<Row> {
   return {
-    id: row.id,
-    kind: row.kind as Posting['kind'],
-    atMs: row.at_ms,
-    from: row.from_account as Account,
-    to: row.to_account as Account,
-    amountPico: BigInt(row.amount_pico),
-    usage: row.usage === null ? null : (JSON.parse(row.usage) as Posting['usage']),
+    table,
+    columns: ['id', 'row'],
+    values: '?, ?',
+    read: 'row',
+    kept: true,
+    bind: (row) => [row.id, JSON.stringify(row)],
+    parse: parseRow,
   }
 }
 
-function sqlBalances(sql: SqlStorage): Balances {
+function dueShape<Row extends { readonly id: string; readonly dueAtMs: number }>(
+  table: string,
+): RowShape<Row> {
   return {
-    get: (account) => {
-      const [row] = sql
-        .exec<{ pico: string }>(
-          'SELECT CAST(pico AS TEXT) AS pico FROM balances WHERE account = ?',
-          account,
-        )
-        .toArray()
-      return BigInt(row?.pico ?? '0')
-    },
-    set: (account, pico) => {
-      sql.exec(
-        `INSERT INTO balances (account, pico) VALUES (?, CAST(? AS INTEGER))
-         ON CONFLICT (account) DO UPDATE SET pico = excluded.pico`,
-        account,
-        pico.toString(),
-      )
-    },
+    table,
+    columns: ['id', 'due_at_ms', 'row'],
+    values: '?, ?, ?',
+    read: 'row',
+    bind: (row) => [row.id, row.dueAtMs, JSON.stringify(row)],
+    parse: parseRow,
   }
 }
 
-/** Every account's balance as it is stored. */
-export function allBalances(balances: Balances): Record<Account, bigint> {
-  const entries = ACCOUNTS.map((account) => [account, balances.get(account)] as const)
-  return Object.fromEntries(entries) as Record<Account, bigint>
+const POSTING: RowShape<Posting> = {
+  table: 'journal',
+  columns: ['id', 'kind', 'at_ms', 'from_account', 'to_account', 'amount_pico', 'usage'],
+  values: '?, ?, ?, ?, ?, CAST(? AS INTEGER), ?',
+  read: `id, kind, at_ms, from_account, to_account, CAST(amount_pico AS TEXT) AS amount_pico,
+    usage`,
+  appendOnly: true,
+  bind: ({ id, kind, atMs, from, to, amountPico, usage }) => [
+    id,
+    kind,
+    atMs,
+    from,
+    to,
+    amountPico.toString(),
+    usage === null ? null : JSON.stringify(usage),
+  ],
+  parse: (row) => ({
+    id: textOf(row['id']),
+    kind: textOf(row['kind']) as Posting['kind'],
+    atMs: Number(row['at_ms']),
+    from: textOf(row['from_account']) as Account,
+    to: textOf(row['to_account']) as Account,
+    amountPico: BigInt(textOf(row['amount_pico'])),
+    usage: row['usage'] === null ? null : (JSON.parse(textOf(row['usage'])) as Posting['usage']),
+  }),
+}
+
+interface BalanceRow {
+  readonly id: Account
+  readonly pico: bigint
+}
+
+const BALANCE: RowShape<BalanceRow> = {
+  table: 'balances',
+  columns: ['account', 'pico'],
+  values: '?, CAST(? AS INTEGER)',
+  read: 'account, CAST(pico AS TEXT) AS pico',
+  kept: true,
+  bind: ({ id, pico }) => [id, pico.toString()],
+  parse: (row) => ({
+    id: textOf(row['account']) as Account,
+    pico: BigInt(textOf(row['pico'])),
+  }),
+}
+
+const RECEIVED_RECORD: RowShape<ReceivedRecord> = {
+  table: 'usage_records',
+  columns: ['request_id', 'record', 'parked', 'received_at_ms'],
+  values: '?, ?, ?, ?',
+  read: 'request_id, record, parked, received_at_ms',
+  appendOnly: true,
+  bind: ({ id, text, parked, receivedAtMs }) => [id, text, parked ? 1 : 0, receivedAtMs],
+  parse: (row) => ({
+    id: textOf(row['request_id']),
+    text: textOf(row['record']),
+    parked: row['parked'] === 1,
+    receivedAtMs: Number(row['received_at_ms']),
+  }),
 }

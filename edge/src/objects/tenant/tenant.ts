@@ -22,7 +22,6 @@ import type { LimitState } from '../../admission/tenant-capacity.ts'
 import type { Lease, ReservationRow } from '../../admission/tenant-store.ts'
 import type { Env } from '../../env.ts'
 import { parseEnv } from '../../env.ts'
-import { DEFAULT_PROJECT } from '../../keys/access.ts'
 import { askBackends } from '../../upstream/record-lookup.ts'
 import { hasSchema, migrate } from '../migrations.ts'
 import { DecisionLog } from './decisions.ts'
@@ -40,7 +39,7 @@ import type {
   VerifiedKey,
 } from './keys-table.ts'
 import { TENANT_MIGRATIONS } from './schema.ts'
-import { allBalances, openTenantStore, SqlJournal } from './sql-store.ts'
+import { SqlTenantStore } from './sql-store.ts'
 import { TermsTable } from './terms.ts'
 import type { Terms } from './terms.ts'
 import { canonicalRecord, readUsage } from './usage.ts'
@@ -116,12 +115,15 @@ const SWEEP_DELAY_MS = 2_000
 export class Tenant extends DurableObject<Env> {
   readonly #storage = this.ctx.storage
   readonly #sql = this.ctx.storage.sql
+  readonly #store = new SqlTenantStore(this.ctx.storage)
   readonly #keys = new KeysTable(this.#sql)
   readonly #terms = new TermsTable(this.#sql)
   readonly #decisions = new DecisionLog(this.#sql)
   readonly #calls = new WaitingCalls<Answer>()
   #queue = new TenantQueue()
   #ready = false
+  /** Once there, a tenant stays. */
+  #created = false
   /** Built from the terms, and again when they change. */
   #core: { readonly terms: Terms; readonly admission: TenantAdmission } | null = null
   #alarmAtMs: number | null = null
@@ -136,7 +138,7 @@ export class Tenant extends DurableObject<Env> {
 
   createTenant(tenant: NewTenant): CreateTenantStatus {
     this.#setUp()
-    return this.#storage.transactionSync(() => {
+    return this.#store.transaction(() => {
       if (this.#exists()) return 'exists'
       this.#sql.exec(
         'INSERT INTO tenant (only_row, tenant_id, name, created_at_ms) VALUES (1, ?, ?, ?)',
@@ -149,20 +151,20 @@ export class Tenant extends DurableObject<Env> {
   }
 
   createKey(key: NewKey): CreateKeyStatus | 'tenant_unknown' {
-    return this.#storage.transactionSync(() =>
+    return this.#store.transaction(() =>
       this.#exists() ? this.#keys.create(key) : 'tenant_unknown',
     )
   }
 
   rotateKey(rotation: Rotation): RotateStatus {
-    return this.#storage.transactionSync(() =>
+    return this.#store.transaction(() =>
       this.#exists() ? this.#keys.rotate(rotation) : 'key_unknown',
     )
   }
 
   /** When the key was revoked, now or earlier; null when there is no such key. */
   revokeKey(keyId: string, nowMs: number): number | null {
-    return this.#storage.transactionSync(() => {
+    return this.#store.transaction(() => {
       if (!this.#exists()) return null
       this.#admission().bumpKeyEpoch()
       return this.#keys.revoke(keyId, nowMs)
@@ -176,16 +178,16 @@ export class Tenant extends DurableObject<Env> {
 
   verifyKey(keyId: string, secretHash: Uint8Array, nowMs: number): VerifiedKey {
     if (!this.#exists()) return { status: 'unknown' }
-    return this.#storage.transactionSync(() => this.#keys.verify(keyId, secretHash, nowMs))
+    return this.#store.transaction(() => this.#keys.verify(keyId, secretHash, nowMs))
   }
 
   verifyIdentity(identity: NewIdentity, nowMs: number): VerifiedKey {
     if (!this.#exists()) return { status: 'unknown' }
-    return this.#storage.transactionSync(() => this.#keys.verifyIdentity(identity, nowMs))
+    return this.#store.transaction(() => this.#keys.verifyIdentity(identity, nowMs))
   }
 
   createProject(project: NewProject): CreateProjectStatus | 'tenant_unknown' {
-    return this.#storage.transactionSync(() =>
+    return this.#store.transaction(() =>
       this.#exists() ? this.#keys.createProject(project) : 'tenant_unknown',
     )
   }
@@ -214,7 +216,7 @@ export class Tenant extends DurableObject<Env> {
 
   /** A lease alone, for an isolate whose last one runs out, and where the limits stand now. */
   refill(scope: Scope, ask: LeaseAsk, nowMs: number): Refill | null {
-    return this.#storage.transactionSync(() => {
+    return this.#store.transaction(() => {
       const known = this.#exists() && this.#keys.statusOf(scope.keyId, nowMs) === 'valid'
       if (!known) return null
       this.#wake(nowMs)
@@ -232,14 +234,14 @@ export class Tenant extends DurableObject<Env> {
 
   /** These requests still run, says the isolate that streams them. */
   heartbeat(requestIds: readonly string[], nowMs: number): void {
-    this.#storage.transactionSync(() => {
+    this.#store.transaction(() => {
       if (this.#exists()) this.#admission().heartbeat(requestIds, nowMs)
     })
   }
 
   /** Takes in what isolates admitted under leases; for each report the number it has got to. */
   reportLeases(reports: readonly LeaseReport[], nowMs: number): number[] {
-    const counted = this.#storage.transactionSync(() => {
+    const counted = this.#store.transaction(() => {
       if (!this.#exists()) return reports.map(() => 0)
       this.#wake(nowMs)
       return reports.map((report) => this.#admission().report(report, nowMs))
@@ -249,7 +251,7 @@ export class Tenant extends DurableObject<Env> {
   }
 
   progress(updates: readonly Progress[], nowMs: number): void {
-    this.#storage.transactionSync(() => {
+    this.#store.transaction(() => {
       if (!this.#exists()) return
       for (const update of updates) this.#admission().progress(update, nowMs)
     })
@@ -261,7 +263,7 @@ export class Tenant extends DurableObject<Env> {
    * has gone, before anything was made for it.
    */
   release(requestId: string, reason: string, nowMs: number): boolean {
-    const released = this.#storage.transactionSync(() => {
+    const released = this.#store.transaction(() => {
       if (!this.#exists()) return false
       const waiting = this.#queue.find(requestId)
       const scope = waiting?.request.scope ?? this.#reservation(requestId)?.scope
@@ -299,7 +301,7 @@ export class Tenant extends DurableObject<Env> {
     if (reservation !== undefined) {
       return { ...decisionOf({ requestId, ...reservation }, reservation.admittedAtMs) }
     }
-    const posting = new SqlJournal(this.#sql).find(requestId)
+    const posting = this.#store.journal.find(requestId)
     if (posting?.usage == null) return null
     const { model, admittedAtMs } = posting.usage
     const outcome = posting.kind === 'void' ? 'released' : 'admitted'
@@ -313,8 +315,11 @@ export class Tenant extends DurableObject<Env> {
    */
   applyUsageRecords(records: readonly UsageRecord[], nowMs: number): ApplyStatus[] {
     this.#setUp()
-    const statuses = this.#storage.transactionSync(() => {
+    const statuses = this.#store.transaction(() => {
       this.#wake(nowMs)
+      const ids = records.map(({ requestId }) => requestId)
+      this.#store.usageRecords.expect(ids)
+      this.#store.expect(ids)
       return records.map((record) => this.#applyUsageRecord(record, nowMs))
     })
     this.#serve(nowMs)
@@ -328,8 +333,8 @@ export class Tenant extends DurableObject<Env> {
 
   ledger(after: number, limit: number): LedgerPage | null {
     if (!this.#exists()) return null
-    const read = [...new SqlJournal(this.#sql).read(after, limit + 1)]
-    const balances = allBalances(openTenantStore(this.#sql).balances)
+    const read = this.#store.postings(after, limit + 1)
+    const balances = this.#store.allBalances()
     return { postings: read.slice(0, limit), balances, hasMore: read.length > limit }
   }
 
@@ -338,7 +343,7 @@ export class Tenant extends DurableObject<Env> {
   }
 
   changeTerms(change: Partial<Omit<Terms, 'contract'>>): Terms | null {
-    const changed = this.#storage.transactionSync(() => {
+    const changed = this.#store.transaction(() => {
       if (!this.#exists()) return null
       const terms = { ...this.#terms.get(), ...change }
       this.#terms.put(terms)
@@ -353,7 +358,7 @@ export class Tenant extends DurableObject<Env> {
     version: PriceVersion,
     versionsMax: number,
   ): 'added' | 'exists' | 'too_many' | 'tenant_unknown' {
-    return this.#storage.transactionSync(() => {
+    return this.#store.transaction(() => {
       if (!this.#exists()) return 'tenant_unknown'
       const terms = this.#terms.get()
       if (terms.contract.some((known) => known.version === version.version)) return 'exists'
@@ -377,7 +382,7 @@ export class Tenant extends DurableObject<Env> {
   }
 
   topUp(id: string, amountPico: bigint, nowMs: number): PostStatus | 'tenant_unknown' {
-    return this.#storage.transactionSync(() =>
+    return this.#store.transaction(() =>
       this.#exists() ? this.#admission().topUp(`topup:${id}`, amountPico, nowMs) : 'tenant_unknown',
     )
   }
@@ -386,7 +391,7 @@ export class Tenant extends DurableObject<Env> {
   override async alarm(): Promise<void> {
     this.#alarmAtMs = null
     if (!this.#exists()) return
-    const swept = this.#storage.transactionSync(() => {
+    const swept = this.#store.transaction(() => {
       this.#decisions.write()
       return this.#admission().sweep(Date.now())
     })
@@ -399,7 +404,7 @@ export class Tenant extends DurableObject<Env> {
   /** As the alarm does, of every open reservation older than `ageMs`; how many are left open. */
   async reconcile(ageMs: number, nowMs: number): Promise<number | null> {
     if (!this.#exists()) return null
-    const swept = this.#storage.transactionSync(() => this.#admission().sweep(nowMs))
+    const swept = this.#store.transaction(() => this.#admission().sweep(nowMs))
     const open = this.#openReservations(nowMs - ageMs)
     await this.#ask([...new Set([...swept.ask, ...open])])
     return this.#openReservations(nowMs - ageMs).length
@@ -431,7 +436,7 @@ export class Tenant extends DurableObject<Env> {
   /** One transaction with the queue. If it breaks, so do the calls of all who wait: none is left open. */
   #inQueue<Value>(run: () => Value): Value {
     try {
-      return this.#storage.transactionSync(run)
+      return this.#store.transaction(run)
     } catch (cause) {
       this.#queue = new TenantQueue()
       this.#calls.fail(cause)
@@ -474,15 +479,16 @@ export class Tenant extends DurableObject<Env> {
   }
 
   #exists(): boolean {
-    return this.#ready && this.#sql.exec('SELECT 1 FROM tenant').toArray().length === 1
+    if (!this.#ready) return false
+    this.#created ||= this.#sql.exec('SELECT 1 FROM tenant').toArray().length === 1
+    return this.#created
   }
 
   #coreNow(): { readonly terms: Terms; readonly admission: TenantAdmission } {
     if (this.#core !== null) return this.#core
     const terms = this.#terms.get()
     const prices = { list: LIST_PRICES, contract: terms.contract }
-    const store = openTenantStore(this.#sql)
-    const admission = new TenantAdmission(store, { ...terms, prices })
+    const admission = new TenantAdmission(this.#store, { ...terms, prices })
     this.#core = { terms, admission }
     return this.#core
   }
@@ -492,7 +498,7 @@ export class Tenant extends DurableObject<Env> {
   }
 
   #reservation(requestId: string): ReservationRow | undefined {
-    return openTenantStore(this.#sql).reservations.get(requestId)
+    return this.#store.reservations.get(requestId)
   }
 
   #openReservations(admittedUntilMs: number): string[] {
@@ -516,10 +522,10 @@ export class Tenant extends DurableObject<Env> {
     for (const requestId of requestIds) {
       const model = this.#reservation(requestId)?.scope.model
       if (model === undefined) continue
-      const heardOf = openTenantStore(this.#sql).holders.get(requestId) !== undefined
+      const heardOf = this.#store.holders.get(requestId) !== undefined
       const answer = await askBackends({ requestId, model, heardOf }, tools)
       if (answer === null) continue
-      this.#storage.transactionSync(() => {
+      this.#store.transaction(() => {
         if (answer.kind === 'record') this.#applyUsageRecord(answer.record, Date.now())
         else this.#admission().answer(requestId, answer, Date.now())
       })
@@ -542,28 +548,16 @@ export class Tenant extends DurableObject<Env> {
   }
 
   #applyUsageRecord(record: UsageRecord, nowMs: number): ApplyStatus {
+    const { requestId: id, keyId } = record
     const text = canonicalRecord(record)
-    const known = this.#exists() && this.#keys.has(record.keyId)
-    const inserted = this.#sql.exec(
-      `INSERT INTO usage_records (request_id, record, parked, received_at_ms) VALUES (?, ?, ?, ?)
-       ON CONFLICT DO NOTHING RETURNING request_id`,
-      record.requestId,
-      text,
-      known ? 0 : 1,
-      nowMs,
-    )
-    if (inserted.toArray().length === 0) return this.#compareStored(record.requestId, text)
-    if (!known) return 'parked'
-    const projectId = this.#keys.projectOf(record.keyId) ?? DEFAULT_PROJECT
+    const received = this.#store.usageRecords.get(id)
+    if (received !== undefined) return received.text === text ? 'exists' : 'conflict'
+    const projectId = this.#exists() ? this.#keys.projectOf(keyId) : null
+    const parked = projectId === null
+    this.#store.usageRecords.put({ id, text, parked, receivedAtMs: nowMs })
+    if (parked) return 'parked'
     const status = this.#admission().settle({ ...record, projectId }, nowMs)
     return status === 'parked' ? 'waiting' : status
-  }
-
-  #compareStored(requestId: string, text: string): ApplyStatus {
-    const stored = this.#sql
-      .exec<{ record: string }>('SELECT record FROM usage_records WHERE request_id = ?', requestId)
-      .one()
-    return stored.record === text ? 'exists' : 'conflict'
   }
 
   #countParked(): number {

@@ -1,4 +1,5 @@
 import type { UsageRecord } from '#protocol/usage-record.ts'
+import { textOf } from './columns.ts'
 
 /** What was billed, for one row or for a sum of rows. */
 export interface UsageSums {
@@ -109,11 +110,6 @@ function conditionOf({ from, to, filter }: UsageQuery): { where: string; bound: 
     where: conditions.join(' AND '),
     bound: [from, to, ...wanted.map(({ value }) => value)],
   }
-}
-
-/** Every grouped column is declared TEXT. */
-function textOf(value: SqlStorageValue | undefined): string {
-  return typeof value === 'string' ? value : ''
 }
 
 function marks(count: number): string {
