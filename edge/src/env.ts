@@ -6,6 +6,7 @@ import { isTenantId } from './keys/api-key.ts'
 import type { Directory } from './objects/directory/directory.ts'
 import type { Pool as PoolObject } from './objects/pool/pool.ts'
 import type { Tenant } from './objects/tenant/tenant.ts'
+import { ServiceTokens } from './upstream/service-tokens.ts'
 
 /** What the platform hands the Worker; written by hand, the bindings as in wrangler.toml. */
 export interface Env {
@@ -64,6 +65,7 @@ export function sluicePools(pools: readonly Pool[]): readonly SluicePool[] {
 export interface Settings {
   readonly pools: readonly Pool[]
   readonly signingKey: CryptoKey
+  readonly serviceTokens: ServiceTokens
   readonly adminToken: string
   readonly identityIssuers: readonly IdentityIssuer[]
   readonly bodyBytesMax: number
@@ -139,9 +141,11 @@ export async function parseEnv(env: Env): Promise<Settings> {
   if (adminToken.length < ADMIN_TOKEN_LENGTH_MIN) {
     throw new SettingsError('ADMIN_TOKEN', `is shorter than ${ADMIN_TOKEN_LENGTH_MIN} characters`)
   }
+  const signingKey = await parseSigningKey(required(env, 'EDGE_SIGNING_KEY'))
   return {
     pools: await parsePools(required(env, 'POOLS'), parsePoolApiKeys(env.POOL_API_KEYS)),
-    signingKey: await parseSigningKey(required(env, 'EDGE_SIGNING_KEY')),
+    signingKey,
+    serviceTokens: new ServiceTokens(signingKey),
     adminToken,
     identityIssuers: parseIssuers(env.OIDC_ISSUERS),
     bodyBytesMax: wholeNumber(env, 'MAX_BODY_BYTES', BODY_BYTES_DEFAULT),

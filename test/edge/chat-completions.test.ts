@@ -124,10 +124,9 @@ describe('happy', () => {
     ])
     const token = headers.get('authorization')?.replace('Bearer ', '') ?? ''
     const publicKey = await importPublicKey(JSON.stringify(edge.edgeKeys.publicJwk))
-    const expected = { pool: 'pool-a', requestId, nowMs: NOON_MS }
+    const expected = { pool: 'pool-a', nowMs: NOON_MS }
     expect(await verifyServiceToken(token, publicKey, expected)).toEqual({
       pool: 'pool-a',
-      requestId,
       tenantId,
       keyId,
     })

@@ -163,7 +163,7 @@ export async function serviceHeaders(
   requestId: string,
   tenantId = 'tenant-1',
 ): Promise<Record<string, string>> {
-  const claims = { pool: POOL, requestId, tenantId, keyId: 'key-1' }
+  const claims = { pool: POOL, tenantId, keyId: 'key-1' }
   const token = await signServiceToken(claims, keys.edgePrivateKey, Date.now())
   return { authorization: `Bearer ${token}`, [REQUEST_ID_HEADER]: requestId }
 }

@@ -5,7 +5,7 @@ import { ApiError, errorEvent } from '#protocol/errors.ts'
 import { RESUMABLE_HEADER, RESUMABLE_SECONDS_MAX } from '#protocol/headers.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
-import { logFailure, refuseMethod } from '../failures.ts'
+import { logFailure, overloaded, refuseMethod } from '../failures.ts'
 import { admit, maxCostOf, maxWaitOf, sizeOf } from '../flow/admit.ts'
 import type { Asked } from '../flow/admit.ts'
 import { dispatch } from '../flow/dispatch.ts'
@@ -229,12 +229,36 @@ async function passOn(
     })
     throw new ApiError('internal_server_error', 'The backend could not answer this request.')
   }
+  if (!job.streamed && upstream.headers.has('content-length')) {
+    return passOnWhole(c, upstream, job, isolate)
+  }
   const { readable, writable } = new IdentityTransformStream()
   trace.streaming = true
   c.executionCtx.waitUntil(
     pump(c, { upstream, writable, job, isolate }).then((end) => concludeBody(c, job, isolate, end)),
   )
   return new Response(readable, { headers: job.streamed ? STREAM_HEADERS : JSON_HEADERS })
+}
+
+/**
+ * An answer with a length has been made: its bytes are on their way, and nobody has to be told that
+ * they wait. Taken in one piece it costs a fraction of what a stream of it would.
+ */
+async function passOnWhole(
+  c: AppContext,
+  upstream: Response,
+  job: Job,
+  isolate: Isolate,
+): Promise<Response> {
+  const body = await upstream.arrayBuffer().catch(() => null)
+  endTurn(c, job.pool, c.get('trace').requestId, isolate)
+  if (body === null) {
+    throw overloaded(
+      'The backend stopped before finishing this answer. Try again.',
+      isolate.deps.random,
+    )
+  }
+  return new Response(body, { headers: JSON_HEADERS })
 }
 
 function isAnswer(upstream: Response, { streamed }: Job): boolean {

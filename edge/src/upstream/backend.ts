@@ -1,5 +1,4 @@
 import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
-import { signServiceToken } from '#protocol/service-token.ts'
 import type { AppDeps, Caller } from '../context.ts'
 import type { Pool, Settings } from '../env.ts'
 import { logFailure, overloaded } from '../failures.ts'
@@ -31,7 +30,8 @@ export async function callBackend(
   deps: AppDeps,
 ): Promise<Response> {
   const { pool, requestId, body } = call
-  const credential = await credentialFor(call, settings, deps)
+  const made = credentialFor(call, settings, deps)
+  const credential = made instanceof Promise ? await made : made
   // Not AbortSignal.timeout: it would go on to cut the stream that follows the headers.
   const silence = new AbortController()
   const withinMs = call.headersWithinMs ?? settings.backendHeadersTimeoutMs
@@ -60,13 +60,12 @@ export async function callBackend(
   }
 }
 
-/** Ours take a token made for the request; another engine what its operator gave out, if anything. */
+/** Ours take a token made for the caller; another engine what its operator gave out, if anything. */
 function credentialFor(
-  { pool, requestId, caller: { tenantId, keyId } }: BackendCall,
-  { signingKey }: Settings,
+  { pool, caller: { tenantId, keyId } }: BackendCall,
+  { serviceTokens }: Settings,
   deps: AppDeps,
 ): Promise<string> | string | null {
   if (pool.kind === 'openai') return pool.apiKey
-  const claims = { pool: pool.id, requestId, tenantId, keyId }
-  return signServiceToken(claims, signingKey, deps.now())
+  return serviceTokens.get({ pool: pool.id, tenantId, keyId }, deps.now())
 }

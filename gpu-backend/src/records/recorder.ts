@@ -1,5 +1,5 @@
 import type { CryptoKey } from 'jose'
-import type { ServiceClaims } from '#protocol/service-token.ts'
+import type { RequestClaims } from '#protocol/service-token.ts'
 import { signUsageRecord, type UsageRecord } from '#protocol/usage-record.ts'
 import type { RecordSpool } from './spool.ts'
 
@@ -13,7 +13,7 @@ export interface MeasuredUsage extends Omit<
 }
 
 /** Signs what a request used and keeps it; resolves when it is on disk. */
-export type KeepUsage = (claims: ServiceClaims, usage: MeasuredUsage) => Promise<void>
+export type KeepUsage = (claims: RequestClaims, usage: MeasuredUsage) => Promise<void>
 
 export function createRecorder(options: {
   readonly spool: Pick<RecordSpool, 'append'>

@@ -9,7 +9,7 @@ import {
   verifyPoolToken,
   verifyServiceToken,
   type PoolScope,
-  type ServiceClaims,
+  type RequestClaims,
 } from '#protocol/service-token.ts'
 import { errorFields, type Log } from '../log.ts'
 import type { Backend } from './backend.ts'
@@ -21,7 +21,7 @@ import { requestEvents, requestStatus } from './request-routes.ts'
 
 export interface AppEnv {
   readonly Bindings: HttpBindings
-  readonly Variables: { readonly claims: ServiceClaims }
+  readonly Variables: { readonly claims: RequestClaims }
 }
 
 export interface AppOptions {
@@ -110,7 +110,7 @@ function notTheEdge(): ApiError {
   return new ApiError('invalid_service_token', message)
 }
 
-/** Lets through whoever holds the edge's token for this very request. */
+/** Lets through whoever holds the edge's token for a tenant's key, with an id for the request. */
 function authenticate(options: AppOptions): MiddlewareHandler<AppEnv> {
   const { pool, edgePublicKey, now } = options
   return async function checkServiceToken(c, next) {
@@ -119,9 +119,9 @@ function authenticate(options: AppOptions): MiddlewareHandler<AppEnv> {
     const claims =
       token === null || !requestIdPattern.test(requestId)
         ? null
-        : await verifyServiceToken(token, edgePublicKey, { pool, requestId, nowMs: now() })
+        : await verifyServiceToken(token, edgePublicKey, { pool, nowMs: now() })
     if (claims === null) throw notTheEdge()
-    c.set('claims', claims)
+    c.set('claims', { ...claims, requestId })
     c.header(REQUEST_ID_HEADER, requestId)
     await next()
   }

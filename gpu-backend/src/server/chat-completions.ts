@@ -12,7 +12,7 @@ import {
   RESUMABLE_SECONDS_MAX,
 } from '#protocol/headers.ts'
 import { parseJsonBody } from '#protocol/json-body.ts'
-import type { ServiceClaims } from '#protocol/service-token.ts'
+import type { RequestClaims } from '#protocol/service-token.ts'
 import { RunningGeneration } from '../engine/client.ts'
 import { errorFields } from '../log.ts'
 import { Answer } from './answer.ts'
@@ -51,7 +51,7 @@ export function chatCompletions(backend: Backend): Handler<AppEnv> {
 }
 
 interface Arrival extends HttpBindings {
-  readonly claims: ServiceClaims
+  readonly claims: RequestClaims
   readonly header: HeaderOf
 }
 
@@ -94,7 +94,7 @@ async function run(backend: Backend, generation: ActiveGeneration): Promise<void
 
 type HeaderOf = (name: string) => string | undefined
 
-function termsOf(header: HeaderOf, { tenantId }: ServiceClaims, nowMs: number): RequestTerms {
+function termsOf(header: HeaderOf, { tenantId }: RequestClaims, nowMs: number): RequestTerms {
   const spanMs = wholeHeader(header, DEADLINE_HEADER, 1)
   return {
     tenantId,
@@ -116,7 +116,7 @@ function wholeHeader(header: HeaderOf, name: string, least: number, most = 1e15)
 }
 
 interface Admission {
-  readonly claims: ServiceClaims
+  readonly claims: RequestClaims
   readonly plan: GenerationPlan
   readonly body: ResponseBody
   readonly output: EventOutputs

@@ -1,7 +1,7 @@
 import type { RequestProgress } from '#protocol/capacity-report.ts'
 import { ApiError } from '#protocol/errors.ts'
 import type { RequestStatus } from '#protocol/request-status.ts'
-import type { ServiceClaims } from '#protocol/service-token.ts'
+import type { RequestClaims } from '#protocol/service-token.ts'
 import { toUsage, type FinishReason, type TokenCounts } from '#protocol/usage.ts'
 import type { UsageRecord } from '#protocol/usage-record.ts'
 import type { Timings } from '../config.ts'
@@ -17,7 +17,7 @@ import type { ServedModel } from './served-model.ts'
 import type { AnswerSink } from './sinks.ts'
 
 export interface GenerationContext {
-  readonly claims: ServiceClaims
+  readonly claims: RequestClaims
   readonly served: ServedModel
   readonly plan: GenerationPlan
   readonly running: RunningGeneration
@@ -64,7 +64,7 @@ export class ActiveGeneration {
     this.#context = context
   }
 
-  get claims(): ServiceClaims {
+  get claims(): RequestClaims {
     return this.#context.claims
   }
 

@@ -79,12 +79,15 @@ export class EventStreamSink implements AnswerSink {
 }
 
 /**
- * One JSON object. The status is held back until the answer begins or the hold time is over, so that
- * a failure up to then is answered as one; blank lines, which JSON allows, follow while it is made.
+ * One JSON object. An answer that is made within a tick of its beginning goes out in one piece, with
+ * its length. Of a longer one, or when the hold time is over before it begins, the status goes first,
+ * and blank lines, which JSON allows, follow while it is made: a client that has gone is noticed by
+ * them. A failure before the status is answered as one.
  */
 export class WholeAnswerSink implements AnswerSink {
   readonly #options: SinkOptions
   readonly #deltas: AnswerDelta[] = []
+  #begun = false
 
   constructor(options: SinkOptions) {
     this.#options = options
@@ -95,15 +98,15 @@ export class WholeAnswerSink implements AnswerSink {
   }
 
   tick(): void {
-    if (this.#options.body.headersSent) void this.#options.body.write('\n')
+    const { body } = this.#options
+    if (!this.#begun || body.closedEarly) return
+    if (!body.headersSent) body.head(200, this.#headers())
+    void body.write('\n')
   }
 
   /** The answer has begun, or has been waited for long enough. */
   begin(): void {
-    const { body, requestId } = this.#options
-    if (body.headersSent || body.closedEarly) return
-    body.head(200, { 'content-type': 'application/json', [REQUEST_ID_HEADER]: requestId })
-    void body.write('\n')
+    this.#begun = true
   }
 
   write(deltas: readonly AnswerDelta[]): Promise<void> {
@@ -112,22 +115,29 @@ export class WholeAnswerSink implements AnswerSink {
   }
 
   end(end: AnswerEnd): void {
-    this.begin()
-    this.#options.body.end(JSON.stringify(completionObject(this.#options, this.#deltas, end)))
+    const { body } = this.#options
+    const text = JSON.stringify(completionObject(this.#options, this.#deltas, end))
+    if (!body.headersSent && !body.closedEarly) {
+      body.head(200, { ...this.#headers(), 'content-length': String(Buffer.byteLength(text)) })
+    }
+    body.end(text)
   }
 
   /** Before the status went out its error takes its place; after, only breaking off is left. */
   fail(error: ApiError): void {
-    const { body, requestId } = this.#options
+    const { body } = this.#options
     if (body.headersSent) {
       body.breakOff()
       return
     }
-    body.head(error.status, {
-      'content-type': 'application/json',
-      [REQUEST_ID_HEADER]: requestId,
-      ...error.toHeaders(),
-    })
+    body.head(error.status, { ...this.#headers(), ...error.toHeaders() })
     body.end(JSON.stringify(error.toEnvelope()))
+  }
+
+  #headers(): Record<string, string> {
+    return {
+      'content-type': 'application/json',
+      [REQUEST_ID_HEADER]: this.#options.requestId,
+    }
   }
 }
