@@ -6,6 +6,8 @@ import type { SettledRecord } from '../../edge/src/admission/prices.ts'
 import type { LoggedEvent, SimEvent } from './events.ts'
 import type { TenantActor } from './tenant-actor.ts'
 import { asText } from './tenant-actor.ts'
+import { TurnAuditor } from './turn-auditor.ts'
+import type { TurnAuditOptions } from './turn-auditor.ts'
 
 export interface Violation {
   readonly invariant: string
@@ -23,6 +25,7 @@ export interface AuditOptions {
   readonly tickMs: number
   /** Nothing is lent and nothing estimated: the cap has to hold to the last request. */
   readonly strict: boolean
+  readonly turns: Omit<TurnAuditOptions, 'fail'>
 }
 
 /**
@@ -31,6 +34,8 @@ export interface AuditOptions {
  */
 export class Auditor {
   readonly violations: Violation[] = []
+  /** What became of a pool's turns and leases, once the run is over. */
+  turnCounts: Readonly<Record<string, number>> = {}
   readonly #events: readonly LoggedEvent[]
   readonly #now: () => number
 
@@ -87,7 +92,7 @@ export class Auditor {
     this.#checkLeases(options)
     this.#checkPassing()
     this.#checkRevocations(options)
-    this.#checkGrants()
+    this.#checkTurns(options)
     this.#checkDeadlines(options)
     this.#checkDelivery()
   }
@@ -322,44 +327,14 @@ export class Auditor {
     }
   }
 
-  /**
-   * I10: whatever the pool, before or after a restart, has granted and the last report cannot have
-   * seen fits into what that report left. Seen is what had arrived when the report was written.
-   */
-  #checkGrants(): void {
-    const arrivals = new Map(this.#of('arrived').map((event) => [event.requestId, event.atMs]))
-    const reports = new Map<string, EventOf<'reported'>>()
-    let open: EventOf<'granted'>[] = []
-    for (const { event, atMs } of this.#events) {
-      if (event.kind === 'reported') reports.set(event.backendId, { ...event, atMs })
-      if (event.kind === 'pool_restarted') reports.clear()
-      if (event.kind === 'grant_ended') {
-        open = open.filter(({ requestId }) => requestId !== event.requestId)
-      }
-      if (event.kind !== 'granted') continue
-      const { requestId, backendId } = event
-      const report = reports.get(backendId)
-      // Asked again, the pool gives the same grant again.
-      if (open.some((one) => one.requestId === requestId && one.backendId === backendId)) continue
-      open.push({ ...event, atMs })
-      open = open.filter(({ dispatchByMs }) => dispatchByMs > atMs)
-      const madeAtMs = report?.madeAtMs ?? 0
-      const unseen = open.filter(
-        (grant) =>
-          grant.backendId === backendId && (arrivals.get(grant.requestId) ?? Infinity) > madeAtMs,
-      )
-      const twice = open.some(
-        (one) =>
-          one.requestId === requestId &&
-          one.backendId !== backendId &&
-          (arrivals.get(requestId) ?? Infinity) > atMs,
-      )
-      if (twice) this.fail('I10', `${requestId} was granted at two backends at once`)
-      const granted = sumOf(unseen, ({ tokens }) => tokens)
-      if (!event.probe && granted > (report?.freeTokens ?? 0)) {
-        this.fail('I10', `${requestId} brought ${backendId} to ${granted} tokens`)
-      }
+  /** I10, and with it the rest of what holds of a pool's turns. */
+  #checkTurns({ turns }: AuditOptions): void {
+    const fail = (invariant: string, what: string, atMs: number): void => {
+      this.violations.push({ invariant, what, atMs })
     }
+    const auditor = new TurnAuditor({ ...turns, fail })
+    auditor.check(this.#events)
+    this.turnCounts = auditor.counts
   }
 
   /** I13. */

@@ -52,6 +52,7 @@ export class BackendActor {
   readonly #log: (event: SimEvent) => void
   #running = new Map<string, Running>()
   #seen = new Set<string>()
+  #draining = false
   #incarnation = 0
   #seq = 0
 
@@ -77,11 +78,12 @@ export class BackendActor {
     }
     this.#seen.add(requestId)
     // A prompt that could never run is refused, whatever it was thought to be.
-    if (roomOf(dispatch) > this.#cacheTokensMax) {
+    if (this.#draining || roomOf(dispatch) > this.#cacheTokensMax) {
+      this.#log({ kind: 'freed', backendId: this.backendId, requestId })
       onEnd({ outcome: 'broken', deliveredTokens: 0 })
       return
     }
-    this.#log({ kind: 'arrived', requestId })
+    this.#log({ kind: 'arrived', backendId: this.backendId, requestId })
     const acceptedAtMs = this.#world.nowMs
     this.#running.set(requestId, { dispatch, acceptedAtMs, startedAtMs: null, onEnd })
     this.#startWaiting()
@@ -100,8 +102,23 @@ export class BackendActor {
     this.#seq = 0
     this.host.awakeFromMs = this.#world.nowMs + this.#world.random.between(200, 8000)
     for (const running of lost) {
+      const { requestId } = running.dispatch
+      this.#log({ kind: 'freed', backendId: this.backendId, requestId })
       running.onEnd({ outcome: 'broken', deliveredTokens: this.#tokensNow(running) })
     }
+  }
+
+  /** Takes nothing more for a while; what it has goes on. */
+  drain(forMs: number): void {
+    this.#draining = true
+    this.#world.after(forMs, () => (this.#draining = false))
+  }
+
+  /** Room that neither what runs nor what waits here will take. */
+  get unused(): number {
+    if (this.#draining || this.host.awakeFromMs > this.#world.nowMs) return 0
+    const rooms = [...this.#running.values()].map(({ dispatch }) => roomOf(dispatch))
+    return rooms.reduce((left, room) => left - room, this.#cacheTokensMax)
   }
 
   report(): Capacity {
@@ -115,7 +132,7 @@ export class BackendActor {
       freeCacheTokens: this.#freeTokens(),
       cacheTokensMax: this.#cacheTokensMax,
       waitingTokens: waiting.reduce((sum, { dispatch }) => sum + roomOf(dispatch), 0),
-      draining: false,
+      draining: this.#draining,
       progress: running.map((entry) => ({
         requestId: entry.dispatch.requestId,
         promptTokens: entry.dispatch.promptTokens,
@@ -180,6 +197,7 @@ export class BackendActor {
       acceptedAtMs,
     }
     this.#running.delete(requestId)
+    this.#log({ kind: 'freed', backendId: this.backendId, requestId })
     this.records.set(requestId, { tenantId, record })
     this.unacknowledged.set(requestId, { tenantId, record })
     this.#log({ kind: 'delivered', requestId, tokens: delivered })

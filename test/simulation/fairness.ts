@@ -109,7 +109,7 @@ class NeighbourhoodRun {
       tokens: promptTokens + naturalTokens,
       deadlineMs: NEVER_MS,
     }
-    this.#pool.request(waiter, (reply) => {
+    this.#pool.request(waiter, null, (reply) => {
       // Refused for want of room in the queue: a client of this kind has more where it came from.
       if (reply.status !== 'granted') return
       this.#tally(neighbour.tenantId, askedAtMs, waiter.tokens)

@@ -1,6 +1,6 @@
 import type { Cost } from '../../edge/src/admission/cost.ts'
 import type { AdmissionPolicy } from '../../edge/src/admission/policy.ts'
-import type { Grant } from '../../edge/src/admission/pool-admission.ts'
+import type { Grant, PoolPolicy } from '../../edge/src/admission/pool-admission.ts'
 import { ScopeLeases } from '../../edge/src/admission/scope-leases.ts'
 import type {
   Admission,
@@ -10,7 +10,9 @@ import type {
 } from '../../edge/src/admission/tenant-admission.ts'
 import type { BackendActor, StreamEnd } from './backend-actor.ts'
 import type { SimEvent } from './events.ts'
-import type { PoolActor, PoolReply } from './pool-actor.ts'
+import { IsolateTurns } from './isolate-turns.ts'
+import type { Turn } from './isolate-turns.ts'
+import type { PoolActor } from './pool-actor.ts'
 import type { TenantActor } from './tenant-actor.ts'
 import type { Arrival } from './workload.ts'
 import type { Host, World } from './world.ts'
@@ -18,6 +20,7 @@ import type { Host, World } from './world.ts'
 export interface IsolateDeps {
   readonly world: World
   readonly policy: AdmissionPolicy
+  readonly poolPolicy: PoolPolicy
   readonly pool: PoolActor
   readonly backends: ReadonlyMap<string, BackendActor>
   readonly tenants: ReadonlyMap<string, TenantActor>
@@ -29,7 +32,6 @@ export interface IsolateDeps {
 
 /** Longer than any answer takes to arrive that still arrives. */
 const RPC_TIMEOUT_MS = 2000
-const QUEUE_MS = 30_000
 
 /** One request on its way through an isolate. */
 interface Flight {
@@ -42,6 +44,8 @@ interface Flight {
   verifiedAtMs: number
   state: 'admitting' | 'waiting' | 'streaming' | 'over'
   backendId: string | null
+  /** Its client has gone; the backend is being told. */
+  left: boolean
 }
 
 /** A Worker isolate: memory, a clock that is a little off, and no promise to live. */
@@ -56,12 +60,22 @@ export class IsolateActor {
   readonly #flights = new Map<string, Flight>()
   /** Requests that were admitted and will never be dispatched, with how often that was said. */
   readonly #releases = new Map<string, { tenantId: string; told: number }>()
+  readonly #turns: IsolateTurns
   #serial = 0
 
   constructor(deps: IsolateDeps, isolateId: string) {
     this.#deps = deps
     this.isolateId = isolateId
     this.#skewMs = deps.world.random.between(-5000, 5000)
+    this.#turns = new IsolateTurns({
+      world: deps.world,
+      host: this.host,
+      pool: deps.pool,
+      policy: deps.poolPolicy,
+      log: deps.log,
+      newLeaseId: () => this.#newLeaseId(),
+      now: () => this.#now(),
+    })
   }
 
   serve(arrival: Arrival): void {
@@ -76,6 +90,7 @@ export class IsolateActor {
       verifiedAtMs: this.#now(),
       state: 'admitting',
       backendId: null,
+      left: false,
     }
     this.#flights.set(requestId, flight)
     if (arrival.patienceMs !== null) {
@@ -100,6 +115,11 @@ export class IsolateActor {
         this.#deps.log({ kind: 'released', tenantId, requestId })
       })
     }
+  }
+
+  /** Its pool is told several times a second. */
+  tickTurns(): void {
+    this.#turns.tick()
   }
 
   freeze(forMs: number): void {
@@ -187,51 +207,28 @@ export class IsolateActor {
   }
 
   #waitForTurn(flight: Flight): void {
-    const { world, pool } = this.#deps
-    const { inputTokens, outputTokens } = flight.estimate
-    let over = false
-    const once = (reply: PoolReply): void =>
-      world.send(this.host, () => {
-        if (over) return
-        over = true
-        this.#turn(flight, reply)
-      })
-    world.send(pool.host, () => {
-      const waiter = {
-        id: flight.requestId,
-        tenantId: flight.arrival.tenantId,
-        weight: 1,
-        band: 0,
-        tokens: inputTokens + outputTokens,
-        deadlineMs: world.nowMs + QUEUE_MS,
-      }
-      pool.request(waiter, once)
-    })
-    world.on(this.host, QUEUE_MS + RPC_TIMEOUT_MS, () => {
-      if (over) return
-      over = true
-      world.send(pool.host, () => pool.cancel(flight.requestId))
-      this.#giveUp(flight, 'queue_lost')
-    })
+    const { requestId: id, arrival, estimate } = flight
+    const tokens = estimate.inputTokens + estimate.outputTokens
+    this.#turns.take({ id, tenantId: arrival.tenantId, tokens }, (turn) => this.#turn(flight, turn))
   }
 
-  #turn(flight: Flight, reply: PoolReply): void {
-    if (reply.status === 'refused') return this.#giveUp(flight, reply.reason)
-    if (flight.state === 'over') return this.#returnGrant(flight)
+  #turn(flight: Flight, turn: Turn): void {
+    if (turn.status === 'refused') return this.#giveUp(flight, turn.reason)
+    if (flight.state === 'over') return this.#turns.giveBack(flight.requestId)
     const ageMs = this.#now() - flight.verifiedAtMs
-    if (ageMs <= this.#deps.policy.leaseTtlMs) return this.#dispatch(flight, reply.grant)
+    if (ageMs <= this.#deps.policy.leaseTtlMs) return this.#dispatch(flight, turn.grant)
     const askedAtMs = this.#now()
     this.#callTenant(
       flight.arrival.tenantId,
       (tenant) => ({ value: !tenant.revokedKeys.has(flight.arrival.keyId) }),
       (valid) => {
         flight.verifiedAtMs = askedAtMs
-        if (valid) return this.#turn(flight, reply)
-        this.#returnGrant(flight)
+        if (valid) return this.#turn(flight, turn)
+        this.#turns.giveBack(flight.requestId)
         return this.#giveUp(flight, 'revoked')
       },
       () => {
-        this.#returnGrant(flight)
+        this.#turns.giveBack(flight.requestId)
         this.#giveUp(flight, 'tenant_down')
       },
     )
@@ -263,25 +260,22 @@ export class IsolateActor {
   }
 
   #streamEnds(flight: Flight, { outcome }: StreamEnd): void {
-    this.#returnGrant(flight)
+    if (!flight.left) this.#turns.end(flight.requestId)
     this.#over(flight, outcome)
   }
 
   #clientLeaves(flight: Flight): void {
-    const { world, pool } = this.#deps
+    const { world } = this.#deps
     if (flight.state === 'over') return
     const backend = this.#backend(flight.backendId)
     if (backend !== null) {
       world.send(backend.host, () => backend.cancel(flight.requestId))
+      this.#turns.end(flight.requestId)
+      flight.left = true
       return
     }
-    world.send(pool.host, () => pool.cancel(flight.requestId))
+    if (flight.state === 'waiting') this.#turns.giveBack(flight.requestId)
     this.#giveUp(flight, 'client_left')
-  }
-
-  #returnGrant({ requestId }: Flight): void {
-    const { world, pool } = this.#deps
-    world.send(pool.host, () => pool.finish(requestId))
   }
 
   /** Ends a request that was not dispatched. What it reserved goes back, if anything was. */

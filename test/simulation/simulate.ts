@@ -12,6 +12,7 @@ import { BackendActor } from './backend-actor.ts'
 import type { LoggedEvent, SimEvent } from './events.ts'
 import { IsolateActor } from './isolate-actor.ts'
 import type { IsolateDeps } from './isolate-actor.ts'
+import { TELL_EVERY_MS } from './isolate-turns.ts'
 import { PoolActor } from './pool-actor.ts'
 import { adviceHolds, adviceHoldsBehind } from './advice.ts'
 import { asText, TenantActor } from './tenant-actor.ts'
@@ -34,7 +35,7 @@ const LOAD_MS = 45_000
 const SETTLE_MS = 300_000
 /** Then until the money of leases that died is free again. */
 const REST_MS = DEFAULT_POLICY.leaseMoneyMs + 60_000
-const TICK_MS = 500
+const TICK_MS = DEFAULT_POOL_POLICY.reportIntervalMs
 
 /** One world from one seed: who calls, what breaks, and what the auditor says to it. */
 export function simulate(seed: number): SimulationResult {
@@ -74,14 +75,15 @@ class Simulation {
     this.#strict = seed % 5 === 0
     this.#auditor = new Auditor(this.#events, () => this.#world.nowMs)
     this.#tenants = TENANT_IDS.map((tenantId) => this.#makeTenant(tenantId))
-    const policy = { ...DEFAULT_POOL_POLICY, reportIntervalMs: TICK_MS }
-    this.#pool = new PoolActor(this.#world, policy, (event) => this.#log(event))
+    this.#pool = new PoolActor(this.#world, DEFAULT_POOL_POLICY, (event) => this.#log(event))
     const cacheTokensMax = random.pick([20_000, 200_000, 2_000_000, 8_000_000])
     const log = (event: SimEvent): void => this.#log(event)
     this.#backends = ['b1', 'b2'].map(
       (id) => new BackendActor(this.#world, id, cacheTokensMax, log),
     )
-    this.#isolates = [0, 1, 2].map(() => this.#makeIsolate())
+    // Where all of the traffic comes to one isolate it is lent turns for much of it.
+    const isolates = random.pick([1, 3])
+    this.#isolates = Array.from({ length: isolates }, () => this.#makeIsolate())
   }
 
   run(): SimulationResult {
@@ -93,14 +95,23 @@ class Simulation {
     this.#scheduleTrouble()
     this.#every(TICK_MS, LOAD_MS + SETTLE_MS, () => this.#tick())
     this.#every(TICK_MS / 5, LOAD_MS + 60_000, () => this.#tickPool())
+    this.#every(TELL_EVERY_MS, LOAD_MS + 60_000, () => this.#tickTurns())
     this.#every(5000, LOAD_MS + SETTLE_MS + REST_MS, () => this.#sweep())
     this.#world.runUntil(fromMs + LOAD_MS + SETTLE_MS + REST_MS)
     this.#deliverAgain()
+    const { leaseTtlMs, dispatchWithinMs, grantTtlMs } = DEFAULT_POOL_POLICY
     this.#auditor.finish(this.#tenants, {
       leaseLifeMs: DEFAULT_POLICY.leaseTtlMs + DEFAULT_POLICY.leaseReportGraceMs,
       revocationMs: 2000,
       tickMs: TICK_MS,
       strict: this.#strict,
+      turns: {
+        reportIntervalMs: TICK_MS,
+        dispatchWithinMs,
+        grantTtlMs,
+        // A lease that is lost, what was started with it, the report after that, and their ways.
+        idleMsMax: leaseTtlMs + grantTtlMs + 2 * (TICK_MS + this.#world.faults.delayMsMax),
+      },
     })
     return this.#result()
   }
@@ -195,6 +206,7 @@ class Simulation {
     const deps: IsolateDeps = {
       world: this.#world,
       policy: DEFAULT_POLICY,
+      poolPolicy: DEFAULT_POOL_POLICY,
       pool: this.#pool,
       backends: new Map(this.#backends.map((backend) => [backend.backendId, backend])),
       tenants: new Map(this.#tenants.map((tenant) => [tenant.tenantId, tenant])),
@@ -235,11 +247,16 @@ class Simulation {
         this.#isolates = [...this.#isolates.filter((one) => one !== isolate), this.#makeIsolate()]
       })
     }
-    this.#world.after(random.between(0, LOAD_MS), () => this.#pool.crash())
+    for (let index = 0; index < 3; index++) {
+      this.#world.after(random.between(0, LOAD_MS), () => this.#pool.crash())
+    }
     this.#world.after(random.between(0, LOAD_MS), () => random.pick(this.#backends).crash())
+    this.#world.after(random.between(0, LOAD_MS), () =>
+      random.pick(this.#backends).drain(random.between(500, 8000)),
+    )
     for (const { backendId } of this.#backends) {
       // The connection its reports come over breaks; the same process dials again.
-      this.#world.after(random.between(0, LOAD_MS), () => this.#pool.admission.forget(backendId))
+      this.#world.after(random.between(0, LOAD_MS), () => this.#pool.forget(backendId))
     }
     this.#world.after(random.between(5000, LOAD_MS), () => this.#revoke(random.pick(this.#tenants)))
   }
@@ -254,11 +271,17 @@ class Simulation {
   #tick(): void {
     for (const isolate of this.#isolates) this.#world.on(isolate.host, 0, () => isolate.tick())
     for (const backend of this.#backends) {
+      const { backendId, unused: tokens } = backend
+      this.#log({ kind: 'unused', backendId, tokens })
       this.#world.on(backend.host, 0, () => {
         this.#sendReport(backend)
         this.#pushRecords(backend)
       })
     }
+  }
+
+  #tickTurns(): void {
+    for (const isolate of this.#isolates) this.#world.on(isolate.host, 0, () => isolate.tickTurns())
   }
 
   #tickPool(): void {
@@ -382,7 +405,7 @@ class Simulation {
     return {
       seed: this.#seed,
       violations: this.#auditor.violations,
-      counts: { ...this.#counts, admitted, leased, crashes },
+      counts: { ...this.#counts, ...this.#auditor.turnCounts, admitted, leased, crashes },
       fingerprint: asText([this.#counts, this.#tenants.map(({ store }) => store.postings)]),
     }
   }

@@ -4,7 +4,7 @@ import { DEFAULT_POOL_POLICY, PoolAdmission } from './pool-admission.ts'
 import type { Capacity } from './pool-admission.ts'
 
 const NOW_MS = 1_000_000
-const { reportIntervalMs, grantTtlMs } = DEFAULT_POOL_POLICY
+const { reportIntervalMs, dispatchWithinMs, grantTtlMs } = DEFAULT_POOL_POLICY
 
 function report(change: Partial<Capacity> = {}): Capacity {
   return {
@@ -45,13 +45,13 @@ describe('credits', () => {
         backendId: 'b1',
         tokens: 400,
         probe: false,
-        dispatchByMs: NOW_MS + grantTtlMs,
+        dispatchByMs: NOW_MS + dispatchWithinMs,
       },
     })
     expect(pool.credits('b1', NOW_MS)).toBe(500)
   })
 
-  it('count a grant until a report shows its request, or until it can no longer start', () => {
+  it('count a grant until a report shows its request, or must have shown it', () => {
     const pool = poolWith()
     pool.request(waiter('r1'), NOW_MS)
     pool.report(report({ seq: 2 }), NOW_MS + 1)
@@ -59,9 +59,17 @@ describe('credits', () => {
     pool.report(report({ seq: 3, freeCacheTokens: 600, progress: [running('r1')] }), NOW_MS + 2)
     expect(pool.credits('b1', NOW_MS + 2)).toBe(600)
     pool.request(waiter('r2'), NOW_MS + 2)
-    pool.report(report({ seq: 4, freeCacheTokens: 600 }), NOW_MS + 2 + grantTtlMs)
+    pool.report(report({ seq: 4, freeCacheTokens: 600 }), NOW_MS + 1 + grantTtlMs)
     expect(pool.credits('b1', NOW_MS + 1 + grantTtlMs)).toBe(200)
+    pool.report(report({ seq: 5, freeCacheTokens: 600 }), NOW_MS + 2 + grantTtlMs)
     expect(pool.credits('b1', NOW_MS + 2 + grantTtlMs)).toBe(600)
+  })
+
+  it('still count a grant when its time is over and the last report came before that', () => {
+    const pool = poolWith()
+    pool.request(waiter('r1'), NOW_MS)
+    pool.report(report({ seq: 2 }), NOW_MS + grantTtlMs - 1)
+    expect(pool.credits('b1', NOW_MS + grantTtlMs + reportIntervalMs - 1)).toBe(600)
   })
 
   it('come back when a granted request ends or was never sent', () => {
@@ -111,6 +119,14 @@ describe('reports', () => {
     const pool = poolWith()
     pool.request(waiter('r1'), NOW_MS)
     pool.report(report({ incarnation: 'two' }), NOW_MS + 10)
+    expect(pool.credits('b1', NOW_MS + 10)).toBe(600)
+  })
+
+  it('of a new process show at once what has arrived at it', () => {
+    const pool = poolWith()
+    pool.request(waiter('r1'), NOW_MS)
+    const first = { incarnation: 'two', freeCacheTokens: 600, progress: [running('r1')] }
+    pool.report(report(first), NOW_MS + 10)
     expect(pool.credits('b1', NOW_MS + 10)).toBe(600)
   })
 })
@@ -164,11 +180,13 @@ describe('turns', () => {
     expect(pool.dispatch(silentMs + DEFAULT_POOL_POLICY.probeEveryMs).length).toBe(1)
   })
 
-  it('are not given by a new object while grants of the one before may be on their way', () => {
+  it('are not given by a new object before a report that shows what the one before had granted', () => {
     const pool = new PoolAdmission(DEFAULT_POOL_POLICY, NOW_MS + 3000)
     pool.report(report(), NOW_MS)
     expect(pool.request(waiter('r'), NOW_MS)).toEqual({ status: 'waiting' })
-    pool.report(report({ seq: 2 }), NOW_MS + 3000)
-    expect(pool.dispatch(NOW_MS + 3000).length).toBe(1)
+    pool.report(report({ seq: 2 }), NOW_MS + 2999)
+    expect(pool.dispatch(NOW_MS + 3000)).toEqual([])
+    pool.report(report({ seq: 3 }), NOW_MS + 3001)
+    expect(pool.dispatch(NOW_MS + 3001).length).toBe(1)
   })
 })

@@ -18,9 +18,11 @@ export type Capacity = Pick<
 
 export interface PoolPolicy {
   readonly reportIntervalMs: number
+  /** How long a grant may be on its way: a dispatch arrives within this or not at all. */
+  readonly dispatchWithinMs: number
   /**
-   * How long a grant may be on its way: a dispatch starts within this or not at all. A grant counts
-   * against credits until a report shows its request, or for this long.
+   * A grant counts against credits until a report shows its request, or up to the first report that
+   * comes after this: made when the request had arrived, if it ever did.
    */
   readonly grantTtlMs: number
   /** How long an isolate may give out the turns it was lent. */
@@ -32,6 +34,7 @@ export interface PoolPolicy {
 
 export const DEFAULT_POOL_POLICY: PoolPolicy = {
   reportIntervalMs: 500,
+  dispatchWithinMs: 2000,
   grantTtlMs: 3000,
   leaseTtlMs: 800,
   probeEveryMs: 5000,
@@ -57,16 +60,30 @@ export type PoolAnswer =
 interface BackendState {
   readonly report: Capacity
   readonly receivedAtMs: number
-  readonly grants: Map<string, Grant>
+  readonly grants: Map<string, Granted>
   readonly lent: Map<string, Lent>
   lastProbeAtMs: number
 }
 
-/** Room that an isolate gives out by itself. */
+/** What a report that comes before `untilMs` may not show yet. */
 interface Lent {
   readonly tokens: number
-  /** Until when something may have been started with it that no report has shown. */
   readonly untilMs: number
+}
+
+interface Granted extends Lent {
+  readonly grant: Grant
+}
+
+/** The time of the last grant is kept to this: it is too much to write it with each of them. */
+export const GRANTED_AT_STEP_MS = 1000
+
+/** From when on a new object may grant, by the time its predecessor kept of what it granted last. */
+export function quietUntilMs(
+  grantedAtMs: number,
+  { leaseTtlMs, grantTtlMs }: PoolPolicy = DEFAULT_POOL_POLICY,
+): number {
+  return grantedAtMs + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs
 }
 
 const DECAY_FROM_MISSED = 2
@@ -103,22 +120,18 @@ export class PoolAdmission {
   report(report: Capacity, nowMs: number): boolean {
     const known = this.#backends.get(report.backendId)
     if (this.#retired.includes(report.incarnation)) return false
-    if (known?.report.incarnation === report.incarnation) {
-      if (report.seq <= known.report.seq) return false
-      for (const { requestId } of report.progress) known.grants.delete(requestId)
-      this.#backends.set(report.backendId, { ...known, report, receivedAtMs: nowMs })
-      return true
+    const same = known?.report.incarnation === report.incarnation
+    if (same && report.seq <= known.report.seq) return false
+    if (!same && known !== undefined) {
+      this.#retired = [...this.#retired, known.report.incarnation].slice(-RETIRED_MAX)
     }
-    if (known !== undefined) this.#retired.push(known.report.incarnation)
-    this.#retired = this.#retired.slice(-RETIRED_MAX)
-    this.#backends.set(report.backendId, {
-      report,
-      receivedAtMs: nowMs,
-      // What is on its way reaches whatever process answers at that address by then.
-      grants: known?.grants ?? new Map(),
-      lent: known?.lent ?? new Map(),
-      lastProbeAtMs: -Infinity,
-    })
+    // What is on its way reaches whatever process answers at that address by then.
+    const grants = known?.grants ?? new Map<string, Granted>()
+    for (const { requestId } of report.progress) grants.delete(requestId)
+    const lent = known?.lent ?? new Map<string, Lent>()
+    const lastProbeAtMs = same ? known.lastProbeAtMs : -Infinity
+    const state = { report, receivedAtMs: nowMs, grants, lent, lastProbeAtMs }
+    this.#backends.set(report.backendId, state)
     return true
   }
 
@@ -152,9 +165,12 @@ export class PoolAdmission {
   /**
    * Lends an isolate room for its next requests, which it then starts without asking, while nobody
    * waits and there is plenty. What is lent counts as granted until it is closed or must have shown.
+   * Asked again for the same lease, it gives the one there is.
    */
   lend(ask: TurnLeaseAsk, nowMs: number): TurnLease | null {
-    if (nowMs < this.#quietUntilMs || this.#queue.size.waiters > 0) return null
+    const existing = this.#lentAs(ask.leaseId)
+    if (existing !== null) return existing
+    if (this.#queue.size.waiters > 0) return null
     const best = this.#ranked(nowMs)[0]
     if (best === undefined) return null
     const { backend, credits } = best
@@ -169,12 +185,11 @@ export class PoolAdmission {
 
   /** A lease is over: what still runs of it is granted by name, the rest is free again. */
   close({ leaseId, running }: ClosedTurns, nowMs: number): void {
-    for (const { report, grants, lent } of this.#backends.values()) {
+    for (const backend of this.#backends.values()) {
       // Of a lease that has lapsed everything has shown in a report by now.
-      if (!lent.delete(leaseId)) continue
-      for (const { id, tokens } of running) {
-        grants.set(id, grantOf(report.backendId, { id, tokens }, this.#dispatchBy(nowMs)))
-      }
+      this.#forgetShown(backend, nowMs)
+      if (!backend.lent.delete(leaseId)) continue
+      for (const turn of running) this.#put(backend, turn, nowMs)
     }
   }
 
@@ -222,8 +237,8 @@ export class PoolAdmission {
     const backend = this.#backends.get(backendId)
     if (backend === undefined) return 0
     const { report, receivedAtMs, grants, lent } = backend
-    forgetOld(backend, nowMs)
-    if (report.draining) return 0
+    this.#forgetShown(backend, nowMs)
+    if (report.draining || receivedAtMs < this.#quietUntilMs) return 0
     const missed = Math.floor((nowMs - receivedAtMs) / this.#policy.reportIntervalMs)
     const fading = SILENT_FROM_MISSED - DECAY_FROM_MISSED
     const share = Math.min(1, Math.max(0, (SILENT_FROM_MISSED - missed) / fading))
@@ -232,16 +247,15 @@ export class PoolAdmission {
   }
 
   #grant(waiter: Waiter, nowMs: number): Grant | null {
-    if (nowMs < this.#quietUntilMs) return null
     const ranked = this.#ranked(nowMs)
     const best = ranked[0]
     if (best !== undefined && best.credits >= waiter.tokens) {
-      return this.#put(best.backend, waiter, false, nowMs)
+      return this.#put(best.backend, waiter, nowMs)
     }
     const silent = ranked.find(({ backend }) => this.#mayProbe(backend, nowMs))
     if (silent === undefined) return null
     silent.backend.lastProbeAtMs = nowMs
-    return this.#put(silent.backend, waiter, true, nowMs)
+    return this.#put(silent.backend, waiter, nowMs, true)
   }
 
   /** Backends by what may still be granted of them, most first. */
@@ -253,15 +267,31 @@ export class PoolAdmission {
 
   #grantOf(requestId: string, nowMs: number): Grant | null {
     for (const { grants } of this.#backends.values()) {
-      const grant = grants.get(requestId)
+      const grant = grants.get(requestId)?.grant
       if (grant !== undefined && nowMs < grant.dispatchByMs) return grant
     }
     return null
   }
 
-  #put({ report, grants }: BackendState, waiter: Waiter, probe: boolean, nowMs: number): Grant {
-    const grant = { ...grantOf(report.backendId, waiter, this.#dispatchBy(nowMs)), probe }
-    grants.set(grant.requestId, grant)
+  #lentAs(leaseId: string): TurnLease | null {
+    const { leaseTtlMs } = this.#policy
+    for (const { lent } of this.#backends.values()) {
+      const known = lent.get(leaseId)
+      if (known !== undefined) return { leaseId, tokens: known.tokens, ttlMs: leaseTtlMs }
+    }
+    return null
+  }
+
+  #put(
+    { report: { backendId }, grants }: BackendState,
+    { id, tokens }: Pick<Waiter, 'id' | 'tokens'>,
+    nowMs: number,
+    probe = false,
+  ): Grant {
+    const { dispatchWithinMs, grantTtlMs } = this.#policy
+    const dispatchByMs = nowMs + dispatchWithinMs
+    const grant = { requestId: id, backendId, tokens, probe, dispatchByMs }
+    grants.set(id, { grant, tokens, untilMs: nowMs + grantTtlMs })
     return grant
   }
 
@@ -269,34 +299,25 @@ export class PoolAdmission {
     const silentMs = SILENT_FROM_MISSED * this.#policy.reportIntervalMs
     return (
       !report.draining &&
+      nowMs >= this.#quietUntilMs &&
       nowMs - receivedAtMs >= silentMs &&
       nowMs - lastProbeAtMs >= this.#policy.probeEveryMs
     )
   }
 
-  #dispatchBy(nowMs: number): number {
-    return nowMs + this.#policy.grantTtlMs
+  /** Drops what the last report shows if it is anywhere; a silent backend has no credits anyway. */
+  #forgetShown({ grants, lent, receivedAtMs }: BackendState, nowMs: number): void {
+    const silentSinceMs = nowMs - SILENT_FROM_MISSED * this.#policy.reportIntervalMs
+    const shownMs = Math.max(receivedAtMs, silentSinceMs)
+    for (const held of [grants, lent]) {
+      for (const [id, { untilMs }] of held) if (untilMs <= shownMs) held.delete(id)
+    }
   }
 
   #largestBackend(): number {
     const sizes = [...this.#backends.values()].map(({ report }) => report.cacheTokensMax)
     return Math.max(0, ...sizes)
   }
-}
-
-function grantOf(
-  backendId: string,
-  { id, tokens }: Pick<Waiter, 'id' | 'tokens'>,
-  dispatchByMs: number,
-): Grant {
-  return { requestId: id, backendId, tokens, probe: false, dispatchByMs }
-}
-
-function forgetOld({ grants, lent }: BackendState, nowMs: number): void {
-  for (const { requestId, dispatchByMs } of grants.values()) {
-    if (nowMs >= dispatchByMs) grants.delete(requestId)
-  }
-  for (const [leaseId, { untilMs }] of lent) if (nowMs >= untilMs) lent.delete(leaseId)
 }
 
 function sumTokens(held: ReadonlyMap<string, { readonly tokens: number }>): number {

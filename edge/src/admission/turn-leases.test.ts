@@ -1,5 +1,10 @@
 import { describe, expect, it } from 'vitest'
-import { DEFAULT_POOL_POLICY, PoolAdmission } from './pool-admission.ts'
+import {
+  DEFAULT_POOL_POLICY,
+  GRANTED_AT_STEP_MS,
+  PoolAdmission,
+  quietUntilMs,
+} from './pool-admission.ts'
 import type { Capacity } from './pool-admission.ts'
 import { TurnLeases } from './turn-leases.ts'
 import type { StartedTurn, TurnNews } from './turn-leases.ts'
@@ -104,9 +109,39 @@ describe('lending', () => {
     const waiter = { ...turn('w', 7800), weight: 1, band: 0, deadlineMs: NOW_MS + 30_000 }
     expect(pool.request(waiter, NOW_MS)).toEqual({ status: 'waiting' })
     expect(pool.lend({ leaseId: 'b', tokens: 500 }, NOW_MS)).toBeNull()
-    pool.report(report({ seq: 2, freeCacheTokens: 8000 }), NOW_MS + 3700)
-    expect(pool.dispatch(NOW_MS + leaseTtlMs + grantTtlMs - 1)).toEqual([])
-    expect(pool.dispatch(NOW_MS + leaseTtlMs + grantTtlMs).length).toBe(1)
+    const shownMs = NOW_MS + leaseTtlMs + grantTtlMs
+    pool.report(report({ seq: 2, freeCacheTokens: 8000 }), shownMs - 1)
+    expect(pool.dispatch(shownMs + 400)).toEqual([])
+    pool.report(report({ seq: 3, freeCacheTokens: 8000 }), shownMs + 400)
+    expect(pool.dispatch(shownMs + 400).length).toBe(1)
+  })
+
+  it('asked for twice with one message is one lease, of one size', () => {
+    const pool = new PoolAdmission()
+    pool.report(report(), NOW_MS)
+    const lease = pool.lend({ leaseId: 'a', tokens: 1e9 }, NOW_MS)
+    expect(pool.lend({ leaseId: 'a', tokens: 1e9 }, NOW_MS + 100)).toEqual(lease)
+    expect(pool.credits('b1', NOW_MS + 100)).toBe(14_000)
+  })
+
+  it('that has lapsed does not count once more when it is told to be over', () => {
+    const pool = new PoolAdmission()
+    pool.report(report(), NOW_MS)
+    pool.lend({ leaseId: 'a', tokens: 1000 }, NOW_MS)
+    const shownMs = NOW_MS + leaseTtlMs + grantTtlMs
+    pool.report(report({ seq: 2 }), shownMs)
+    pool.close({ leaseId: 'a', running: [turn('r')] }, shownMs)
+    expect(pool.credits('b1', shownMs)).toBe(16_000)
+  })
+
+  it('is not done by a new object before a report that shows what the one before had lent', () => {
+    const quietMs = quietUntilMs(NOW_MS)
+    const pool = new PoolAdmission(DEFAULT_POOL_POLICY, quietMs)
+    pool.report(report(), quietMs - 1)
+    expect(pool.lend({ leaseId: 'a', tokens: 500 }, quietMs)).toBeNull()
+    pool.report(report({ seq: 2 }), quietMs)
+    expect(pool.lend({ leaseId: 'a', tokens: 500 }, quietMs)?.tokens).toBe(500)
+    expect(quietMs).toBeGreaterThanOrEqual(NOW_MS + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs)
   })
 
   it('ends with what still runs granted by name', () => {

@@ -2,7 +2,12 @@ import { DurableObject } from 'cloudflare:workers'
 import { parseCapacityReport } from '#protocol/capacity-report.ts'
 import type { CapacityReport, ReporterClaims, ReportReply } from '#protocol/capacity-report.ts'
 import type { Waiter } from '../../admission/fair-queue.ts'
-import { DEFAULT_POOL_POLICY, PoolAdmission } from '../../admission/pool-admission.ts'
+import {
+  DEFAULT_POOL_POLICY,
+  GRANTED_AT_STEP_MS,
+  PoolAdmission,
+  quietUntilMs,
+} from '../../admission/pool-admission.ts'
 import type { TurnLease, TurnLeaseAsk, TurnNews } from '../../admission/turn-leases.ts'
 import type { Env } from '../../env.ts'
 import { tenantObject } from '../stubs.ts'
@@ -39,8 +44,6 @@ const NO_BACKEND_WAIT_MS = 2_000
 /** Without a connected backend: how many requests at a time are let through to find out. */
 const PROBES_MAX = 4
 const PROBE_TTL_MS = 10_000
-/** The time of the last grant is kept to this. */
-const GRANTED_AT_STEP_MS = 1_000
 const MANAGED = 'managed'
 const GRANTED_AT = 'granted_at_ms'
 const GRANTED = { status: 'granted', managed: true, lease: null } as const satisfies Turn
@@ -66,8 +69,7 @@ export class Pool extends DurableObject<Env> {
     void ctx.blockConcurrencyWhile(async () => {
       this.#managed = (await ctx.storage.get<boolean>(MANAGED)) ?? false
       const grantedAtMs = (await ctx.storage.get<number>(GRANTED_AT)) ?? 0
-      const { leaseTtlMs, grantTtlMs } = DEFAULT_POOL_POLICY
-      this.#quietUntilMs = grantedAtMs + GRANTED_AT_STEP_MS + leaseTtlMs + grantTtlMs
+      this.#quietUntilMs = quietUntilMs(grantedAtMs)
       this.#admission = new PoolAdmission(DEFAULT_POOL_POLICY, this.#quietUntilMs)
     })
   }
