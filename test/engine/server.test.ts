@@ -488,13 +488,14 @@ describe('security', () => {
     }
   })
 
-  it('takes a token for the request it was made for, and no other', async () => {
+  it('takes a token for the requests of its key, each under an id', async () => {
     const { authorization = '' } = await serviceHeaders(keys, 'req_a')
     const status = async (extra: Record<string, string>): Promise<number> =>
       (await fetch(`${backend.url}/v1/models`, { headers: { authorization, ...extra } })).status
     expect(await status({ 'x-request-id': 'req_a' })).toBe(200)
-    expect(await status({ 'x-request-id': 'req_b' })).toBe(401)
+    expect(await status({ 'x-request-id': 'req_b' })).toBe(200)
     expect(await status({})).toBe(401)
+    expect(await status({ 'x-request-id': 'req_b', authorization: 'Bearer x.y.z' })).toBe(401)
   })
 
   it('logs requests, and nothing of what they said or carried', async () => {
