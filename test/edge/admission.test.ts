@@ -716,6 +716,39 @@ describe('a pool that reports', () => {
     after.close()
   }, 20_000)
 
+  it('does not give away the room of a client that has left before a report may show it', async () => {
+    const caller = await makePooled('pool-leaves')
+    const backend = await connect(caller.edge, 'pool-leaves')
+    const { backend: answer } = caller.edge
+    // Room for one such request, and not for two.
+    await backend.send({ freeCacheTokens: 3_500 })
+    const large = { messages: [{ role: 'user', content: 'x'.repeat(8_000) }], max_tokens: 1 }
+    caller.edge.backend = ({ init: { signal } }) =>
+      new Promise((_resolve, reject) => {
+        signal?.addEventListener('abort', () => reject(new Error('aborted')))
+      })
+    const client = new AbortController()
+    const init = {
+      method: 'POST',
+      body: JSON.stringify({ model: MODEL, ...large }),
+      headers: bearer(caller.key),
+      signal: client.signal,
+    }
+    const left = caller.edge.request('/v1/chat/completions', init).catch(() => null)
+    await expect.poll(() => caller.edge.calls.length).toBe(1)
+    client.abort()
+    await left
+    await caller.edge.settled()
+    caller.edge.backend = answer
+    const waiting = caller.chat(large)
+    expect(await Promise.race([waiting, scheduler.wait(100)])).toBeUndefined()
+    const requestId = new Headers(caller.edge.calls[0]?.init.headers).get('x-request-id') ?? ''
+    const progress = { requestId, promptTokens: 1, cachedTokens: 0, completionTokens: 0 }
+    await backend.send({ freeCacheTokens: 3_500, progress: [progress] })
+    expect((await waiting).status).toBe(200)
+    backend.close()
+  })
+
   it('refuses at once what no backend could ever hold', async () => {
     const caller = await makePooled('pool-small')
     const backend = await connect(caller.edge, 'pool-small')

@@ -270,7 +270,7 @@ export class IsolateActor {
     const backend = this.#backend(flight.backendId)
     if (backend !== null) {
       world.send(backend.host, () => backend.cancel(flight.requestId))
-      this.#turns.end(flight.requestId)
+      // Its turn is not over before the backend has heard, and nobody knows when that is: it lapses.
       flight.left = true
       return
     }

@@ -108,7 +108,7 @@ class PolicyRun {
 
   #workload(shape: Shape, endMs: number): readonly Arrival[] {
     const { random } = this.#world
-    const source: Source = { tenantId: 't', keyIds: ['k'], sizes: SIZES }
+    const source: Source = { tenantId: 't', keyIds: ['k'], sizes: SIZES, impatient: false }
     const perMinute = (OVERLOAD * CAP_PER_MINUTE) / (MEAN_INPUT_TOKENS + MEAN_OUTPUT_TOKENS)
     const span = { fromMs: this.#startMs, endMs, perMinute }
     const arrivals =

@@ -122,8 +122,7 @@ export class PoolActor {
   }
 
   #call(run: () => void, reply?: (reply: PoolReply) => void): void {
-    const crash = this.#crash
-    if (crash === 'before') return this.#die(reply)
+    if (this.#crash === 'before') return this.#die(reply)
     const storedAtMs = this.#storedAtMs
     this.#served = false
     run()
@@ -132,6 +131,9 @@ export class PoolActor {
       tokens: this.#admission.credits(backendId, this.#world.nowMs),
     }))
     this.#did({ kind: 'pool_says', credits, served: this.#served })
+    // For want of a write it dies in a later call.
+    const waits = this.#crash === 'unwritten' && this.#storedAtMs === storedAtMs
+    const crash = waits ? null : this.#crash
     const [done, answers] = [this.#done, this.#answers]
     this.#done = []
     this.#answers = []

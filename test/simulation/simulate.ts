@@ -125,8 +125,10 @@ class Simulation {
       tenantId: prepaid,
       keyIds: ['k1', 'k2'],
       sizes: random.chance(0.3) ? ESSAY_SIZES : sizes,
+      impatient: false,
     }
-    const noisy: Source = { tenantId: postpaid, keyIds: ['k1', 'k2'], sizes }
+    const impatient = random.chance(0.2)
+    const noisy: Source = { tenantId: postpaid, keyIds: ['k1', 'k2'], sizes, impatient }
     const busy = random.pick([20, 120, 1000])
     return [
       ...poisson(random, quiet, { ...span, perMinute: random.pick([20, 600]) }),

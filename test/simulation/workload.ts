@@ -48,6 +48,8 @@ export interface Source {
   readonly tenantId: string
   readonly keyIds: readonly string[]
   readonly sizes: Sizes
+  /** Most of its clients leave within seconds. */
+  readonly impatient: boolean
 }
 
 /** At once, as one who sets a limit, a whole answer, a stream. */
@@ -76,11 +78,16 @@ export function drawArrival(random: Random, source: Source, atMs: number): Arriv
     naturalTokens: endless
       ? random.between(6000, 15_000)
       : clamp(random.logNormal(sizes.outputMedian, sizes.outputSigma), 1, 100_000),
-    patienceMs: random.chance(0.15) ? random.between(0, 15_000) : null,
+    patienceMs: drawPatience(random, source),
     maxWaitMs: WAITS_MS[bodyBytes % WAITS_MS.length] ?? 0,
     maxCostPico: random.chance(0.05) ? random.between(1_000_000, 400_000_000) : null,
     breaks: random.chance(0.03),
   }
+}
+
+function drawPatience(random: Random, { impatient }: Source): number | null {
+  if (impatient) return random.chance(0.8) ? random.between(0, 3000) : null
+  return random.chance(0.15) ? random.between(0, 15_000) : null
 }
 
 /** Requests that come one by one, `perMinute` of them on average, until `endMs`. */

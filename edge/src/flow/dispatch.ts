@@ -102,7 +102,8 @@ async function attempt(
   if (calledAtMs - startedAtMs >= RECHECK_AFTER_MS) await recheckKey(c, job, tools)
   const waitedMs = job.admitted.waitedMs + calledAtMs - startedAtMs
   const upstream = await callPool(c, job, deps, waitedMs).catch(async (error: unknown) => {
-    await giveTurnBack(c, job.pool, trace.requestId, tools)
+    // Whose client has gone may still run: its turn lapses, or shows in the backend's next report.
+    if (!job.signal.aborted) await giveTurnBack(c, job.pool, trace.requestId, tools)
     c.executionCtx.waitUntil(resolveDoubt(c, job.pool, job.admitted, deps))
     throw error
   })

@@ -290,7 +290,7 @@ function concludeBody(c: AppContext, job: Job, isolate: Isolate, bodyEnd: BodyEn
   const end = { method: c.req.method, route: routePath(c), status: 200 }
   const nowMs = deps.now()
   deps.log(trace.toLine({ ...end, nowMs, bodyEnd }))
-  // A stream that can be taken up again goes on at the backend without its client.
-  if (job.resumableSeconds !== null && bodyEnd === 'abandoned') return
+  // Without its client it goes on for a moment, or until it is taken up again: its turn lapses.
+  if (bodyEnd === 'abandoned') return
   endTurn(c, job.pool, trace.requestId, isolate)
 }

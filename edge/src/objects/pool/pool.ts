@@ -220,11 +220,14 @@ export class Pool extends DurableObject<Env> {
     )
   }
 
-  /** Unconfirmed: a crash that loses it has also ended the connections that were granted. */
+  /**
+   * Answers wait until it is safe, once a second: a new object that did not know of a grant or a
+   * lease that an isolate has would give its room away again.
+   */
   #noteGrant(nowMs: number): void {
     if (nowMs - this.#grantedAtMs < GRANTED_AT_STEP_MS) return
     this.#grantedAtMs = nowMs
-    void this.ctx.storage.put(GRANTED_AT, nowMs, { allowUnconfirmed: true })
+    void this.ctx.storage.put(GRANTED_AT, nowMs)
   }
 
   /** Best effort: a tenant that cannot be told now is told with the next step, or by the record. */
