@@ -1,3 +1,4 @@
+import { BoundedMap } from '../bounded-map.ts'
 import { randomLetters } from '../bytes.ts'
 import type { RandomBytes } from '../bytes.ts'
 import { estimateCost, estimatesOf, NEW_ESTIMATOR } from '../admission/estimator.ts'
@@ -39,7 +40,7 @@ export interface ScopeEntry {
 /** The leases of this isolate. Values are shared between requests, promises never. */
 export class LeaseBook {
   readonly #randomBytes: RandomBytes
-  readonly #entries = new Map<string, ScopeEntry>()
+  readonly #entries = new BoundedMap<string, ScopeEntry>(SCOPES_MAX)
   /** Drawn at the first use: an isolate has no randomness while it starts. */
   #isolateId = ''
 
@@ -49,14 +50,9 @@ export class LeaseBook {
 
   entry(tenantId: string, scope: Scope): ScopeEntry {
     const id = JSON.stringify([scope.keyId, scope.projectId, scope.model])
-    const known = this.#entries.get(id)
-    this.#entries.delete(id)
-    const entry = known ?? this.#newEntry(tenantId, scope)
+    const entry = this.#entries.get(id) ?? this.#newEntry(tenantId, scope)
+    // Those least lately used go first.
     this.#entries.set(id, entry)
-    if (this.#entries.size > SCOPES_MAX) {
-      const [oldest] = this.#entries.keys()
-      if (oldest !== undefined) this.#entries.delete(oldest)
-    }
     return entry
   }
 

@@ -1,3 +1,5 @@
+import { BoundedMap } from '../bounded-map.ts'
+
 export interface VerifiedKeysOptions {
   readonly keysMax: number
   readonly ttlMs: number
@@ -15,16 +17,15 @@ interface Acceptance<T> {
  * long a revoked key goes on working.
  */
 export class VerifiedKeys<T> {
-  readonly #keysMax: number
   readonly #ttlMs: number
   /**
    * By the key itself: hashing it costs more than all the rest of a busy key's request. So that none
    * stays in memory for long, whatever has lapsed goes with the next one that comes.
    */
-  readonly #acceptances = new Map<string, Acceptance<T>>()
+  readonly #acceptances: BoundedMap<string, Acceptance<T>>
 
   constructor(options: VerifiedKeysOptions) {
-    this.#keysMax = options.keysMax
+    this.#acceptances = new BoundedMap(options.keysMax)
     this.#ttlMs = options.ttlMs
   }
 
@@ -46,12 +47,8 @@ export class VerifiedKeys<T> {
     { askedAtMs, untilMs }: { readonly askedAtMs: number; readonly untilMs: number | null },
   ): void {
     this.#forgetLapsed(askedAtMs)
-    this.#acceptances.delete(key)
     const lapsesAtMs = Math.min(askedAtMs + this.#ttlMs, untilMs ?? Number.POSITIVE_INFINITY)
     this.#acceptances.set(key, { caller, lapsesAtMs })
-    if (this.#acceptances.size <= this.#keysMax) return
-    const [oldest] = this.#acceptances.keys()
-    if (oldest !== undefined) this.#acceptances.delete(oldest)
   }
 
   get size(): number {

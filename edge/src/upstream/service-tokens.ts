@@ -1,6 +1,7 @@
 import type { CryptoKey } from 'jose'
 import { SERVICE_TOKEN_USE_MS, signServiceToken } from '#protocol/service-token.ts'
 import type { ServiceClaims } from '#protocol/service-token.ts'
+import { BoundedMap } from '../bounded-map.ts'
 
 const TOKENS_MAX = 10_000
 
@@ -16,7 +17,7 @@ interface MadeToken {
  */
 export class ServiceTokens {
   readonly #signingKey: CryptoKey
-  readonly #made = new Map<string, MadeToken>()
+  readonly #made = new BoundedMap<string, MadeToken>(TOKENS_MAX)
 
   constructor(signingKey: CryptoKey) {
     this.#signingKey = signingKey
@@ -32,12 +33,7 @@ export class ServiceTokens {
 
   async #make(id: string, claims: ServiceClaims, nowMs: number): Promise<string> {
     const token = await signServiceToken(claims, this.#signingKey, nowMs)
-    this.#made.delete(id)
     this.#made.set(id, { token, useUntilMs: nowMs + SERVICE_TOKEN_USE_MS })
-    if (this.#made.size > TOKENS_MAX) {
-      const [oldest] = this.#made.keys()
-      if (oldest !== undefined) this.#made.delete(oldest)
-    }
     return token
   }
 }

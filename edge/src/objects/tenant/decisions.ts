@@ -1,5 +1,6 @@
 import type { Waited } from '../../admission/tenant-queue.ts'
 import type { LimitState } from '../../admission/tenant-capacity.ts'
+import { BoundedMap } from '../../bounded-map.ts'
 
 /** Why a request was let in or not, as its own tenant may see it. */
 export interface Decision {
@@ -27,7 +28,7 @@ const DECISIONS_A_ROW = 25
  */
 export class DecisionLog {
   readonly #sql: SqlStorage
-  readonly #recent = new Map<string, Decision>()
+  readonly #recent = new BoundedMap<string, Decision>(DECISIONS_MAX)
   #unwritten: Decision[] = []
 
   constructor(sql: SqlStorage) {
@@ -35,12 +36,8 @@ export class DecisionLog {
   }
 
   note(decision: Decision): void {
-    this.#recent.delete(decision.requestId)
     this.#recent.set(decision.requestId, decision)
     this.#unwritten = [...this.#unwritten, decision].slice(-DECISIONS_MAX)
-    if (this.#recent.size <= DECISIONS_MAX) return
-    const [oldest] = this.#recent.keys()
-    if (oldest !== undefined) this.#recent.delete(oldest)
   }
 
   find(requestId: string): Decision | null {
