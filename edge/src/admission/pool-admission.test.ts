@@ -171,6 +171,21 @@ describe('turns', () => {
     expect(pool.expire(lateMs).map(({ id }) => id)).toEqual(['r'])
   })
 
+  it('are looked for again within a report’s interval while somebody waits, and at deadlines', () => {
+    const pool = poolWith({ freeCacheTokens: 0 })
+    pool.dispatch(NOW_MS)
+    expect(pool.nextTickMs()).toBeNull()
+    pool.request(waiter('r1'), NOW_MS + 1)
+    pool.request(waiter('r2'), NOW_MS + 400)
+    // Those who come meanwhile do not put it off.
+    expect(pool.nextTickMs()).toBe(NOW_MS + reportIntervalMs)
+    pool.request({ ...waiter('r3'), deadlineMs: NOW_MS + 450 }, NOW_MS + 400)
+    expect(pool.nextTickMs()).toBe(NOW_MS + 450)
+    pool.expire(NOW_MS + 450)
+    pool.dispatch(NOW_MS + 450)
+    expect(pool.nextTickMs()).toBe(NOW_MS + 450 + reportIntervalMs)
+  })
+
   it('go to a silent backend one at a time, to see whether it lives', () => {
     const pool = poolWith()
     const silentMs = NOW_MS + 5 * reportIntervalMs

@@ -105,6 +105,7 @@ export class PoolAdmission {
   readonly #backends = new Map<string, BackendState>()
   /** Incarnations that another has followed; what still comes of them is old. */
   #retired: string[] = []
+  #dispatchedAtMs = 0
 
   constructor(policy: PoolPolicy = DEFAULT_POOL_POLICY, quietUntilMs = 0) {
     this.#policy = policy
@@ -195,6 +196,7 @@ export class PoolAdmission {
 
   /** Everyone whose turn has come: call after a report, an end, or a tick. */
   dispatch(nowMs: number): readonly Grant[] {
+    this.#dispatchedAtMs = nowMs
     const grants: Grant[] = []
     for (;;) {
       const next = this.#queue.peek()
@@ -222,10 +224,11 @@ export class PoolAdmission {
     for (const { grants } of this.#backends.values()) grants.delete(requestId)
   }
 
-  /** When `expire` or `dispatch` has something to do at the latest. */
-  nextTickMs(nowMs: number): number | null {
+  /** When `expire` or `dispatch` has something to do at the latest; null when nobody waits. */
+  nextTickMs(): number | null {
     const deadline = this.#queue.firstDeadlineMs()
-    return deadline === null ? null : Math.min(deadline, nowMs + this.#policy.reportIntervalMs)
+    if (deadline === null) return null
+    return Math.min(deadline, this.#dispatchedAtMs + this.#policy.reportIntervalMs)
   }
 
   /**

@@ -11,6 +11,7 @@ import {
 import type { TurnLease, TurnLeaseAsk, TurnNews } from '../../admission/turn-leases.ts'
 import type { Env } from '../../env.ts'
 import { tenantObject } from '../stubs.ts'
+import { WaitingCalls } from '../waiting-calls.ts'
 import { RunningRequests } from './running-requests.ts'
 
 export interface TurnRequest extends Omit<Waiter, 'deadlineMs'> {
@@ -54,7 +55,7 @@ const GRANTED = { status: 'granted', managed: true, lease: null } as const satis
  * granted must have shown in a report. A pool whose backends do not report grants everything.
  */
 export class Pool extends DurableObject<Env> {
-  readonly #waiting = new Map<string, (turn: Turn) => void>()
+  readonly #calls = new WaitingCalls<Turn>()
   readonly #running = new RunningRequests()
   readonly #reports = new Map<string, CapacityReport>()
   readonly #probes = new Map<string, number>()
@@ -62,7 +63,6 @@ export class Pool extends DurableObject<Env> {
   #managed = false
   #grantedAtMs = 0
   #quietUntilMs = 0
-  #tick: ReturnType<typeof setTimeout> | null = null
 
   constructor(ctx: DurableObjectState, env: Env) {
     super(ctx, env)
@@ -124,10 +124,8 @@ export class Pool extends DurableObject<Env> {
       return { ...GRANTED, lease: this.#lend(ask, nowMs) }
     }
     if (answer.status === 'refused') return this.#refuse(waiter.id, answer.reason)
-    return new Promise((resolve) => {
-      this.#waiting.set(waiter.id, resolve)
-      this.#schedule(nowMs)
-    })
+    this.#schedule()
+    return this.#calls.wait(waiter.id)
   }
 
   /** Whoever waited has gone, was not dispatched after all, or has ended. */
@@ -164,7 +162,7 @@ export class Pool extends DurableObject<Env> {
   #end(requestId: string): void {
     this.#admission.cancel(requestId)
     this.#admission.finish(requestId)
-    this.#answer(requestId, this.#refuse(requestId, 'timeout'))
+    this.#calls.answer(requestId, this.#refuse(requestId, 'timeout'))
     this.#probes.delete(requestId)
     this.#running.delete(requestId)
   }
@@ -194,30 +192,19 @@ export class Pool extends DurableObject<Env> {
     return { status: 'refused', reason }
   }
 
-  #answer(requestId: string, turn: Turn): void {
-    this.#waiting.get(requestId)?.(turn)
-    this.#waiting.delete(requestId)
-  }
-
   #dispatch(nowMs: number): void {
     const reason = this.#reports.size === 0 ? 'no_backend' : 'timeout'
-    for (const { id } of this.#admission.expire(nowMs)) this.#answer(id, this.#refuse(id, reason))
+    for (const { id } of this.#admission.expire(nowMs)) {
+      this.#calls.answer(id, this.#refuse(id, reason))
+    }
     const grants = this.#admission.dispatch(nowMs)
     if (grants.length > 0) this.#noteGrant(nowMs)
-    for (const { requestId } of grants) this.#answer(requestId, GRANTED)
-    this.#schedule(nowMs)
+    for (const { requestId } of grants) this.#calls.answer(requestId, GRANTED)
+    this.#schedule()
   }
 
-  #schedule(nowMs: number): void {
-    const atMs = this.#admission.nextTickMs(nowMs)
-    if (atMs === null || this.#tick !== null) return
-    this.#tick = setTimeout(
-      () => {
-        this.#tick = null
-        this.#dispatch(Date.now())
-      },
-      Math.max(1, atMs - nowMs),
-    )
+  #schedule(): void {
+    this.#calls.wakeAt(this.#admission.nextTickMs(), () => this.#dispatch(this.#calls.nowMs()))
   }
 
   /**

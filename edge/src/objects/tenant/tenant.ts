@@ -24,6 +24,7 @@ import type { Env } from '../../env.ts'
 import { parseEnv } from '../../env.ts'
 import { askBackends } from '../../upstream/record-lookup.ts'
 import { hasSchema, migrate } from '../migrations.ts'
+import { WaitingCalls } from '../waiting-calls.ts'
 import { DecisionLog } from './decisions.ts'
 import type { Decision } from './decisions.ts'
 import { KeysTable } from './keys-table.ts'
@@ -44,7 +45,6 @@ import { TermsTable } from './terms.ts'
 import type { Terms } from './terms.ts'
 import { canonicalRecord, readUsage } from './usage.ts'
 import type { UsageQuery, UsageReport } from './usage.ts'
-import { WaitingCalls } from './waiting-calls.ts'
 
 export interface NewTenant {
   readonly tenantId: string
