@@ -1,5 +1,6 @@
 import { usageRecordAckSchema, type UsageRecordAck } from '#protocol/usage-record.ts'
 import { errorFields, type Log } from '../log.ts'
+import { retryDelayMs } from '../retry-delay.ts'
 import type { RecordSpool, SpooledRecord } from './spool.ts'
 
 export interface PusherOptions {
@@ -16,8 +17,6 @@ export interface PusherOptions {
 /** The most the edge takes in one call. */
 const batchSize = 256
 const callTimeoutMs = 10_000
-const firstDelayMs = 250
-const longestDelayMs = 30_000
 
 /**
  * Brings every spooled record to the edge, over and over until it is acknowledged. The edge applies
@@ -34,7 +33,7 @@ export class RecordPusher {
 
   /** Pushes for ever, as records come; returns when the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
-    const { spool, sleep } = this.#options
+    const { spool, sleep, random } = this.#options
     let failures = 0
     while (!signal.aborted) {
       await spool.whenPending(signal)
@@ -43,7 +42,7 @@ export class RecordPusher {
       if (pushed) {
         failures = 0
       } else {
-        await sleep(this.#delayMs(failures), signal)
+        await sleep(retryDelayMs(failures, random), signal)
         failures += 1
       }
     }
@@ -54,12 +53,6 @@ export class RecordPusher {
     while (this.#options.spool.pendingCount > 0 && !signal.aborted) {
       if (!(await this.#pushBatch(signal))) return
     }
-  }
-
-  /** Between half of the doubled delay and all of it, so that many backends do not call at once. */
-  #delayMs(failures: number): number {
-    const doubled = Math.min(longestDelayMs, firstDelayMs * 2 ** Math.min(failures, 16))
-    return doubled * (0.5 + 0.5 * this.#options.random())
   }
 
   /** Whether anything came of it: a call that settles no record is as good as a failed one. */

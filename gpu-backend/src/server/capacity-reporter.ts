@@ -6,6 +6,7 @@ import {
   type ReportReply,
 } from '#protocol/capacity-report.ts'
 import { errorFields, type Log } from '../log.ts'
+import { retryDelayMs } from '../retry-delay.ts'
 
 /** What the reporter needs of a WebSocket that is open. */
 export interface ReportSocket {
@@ -39,8 +40,6 @@ export interface CapacityReporterOptions {
   readonly log: Log
 }
 
-const firstDelayMs = 250
-const longestDelayMs = 30_000
 /** With this much unsent the far end has stopped reading, and reports would only grow old. */
 const bufferedMax = 1_048_576
 /** A connection that has carried so many is a good one, even if nobody acknowledges. */
@@ -65,20 +64,15 @@ export class CapacityReporter {
 
   /** Reports for ever; returns when the signal aborts. */
   async run(signal: AbortSignal): Promise<void> {
+    const { sleep, random } = this.#options
     let failures = 0
     while (!signal.aborted) {
       const taken = await this.#connection(signal)
       if (signal.aborted) return
       if (taken) failures = 0
-      await this.#options.sleep(this.#delayMs(failures), signal)
+      await sleep(retryDelayMs(failures, random), signal)
       failures += 1
     }
-  }
-
-  /** Between half of the doubled delay and all of it, so that many backends do not dial at once. */
-  #delayMs(failures: number): number {
-    const doubled = Math.min(longestDelayMs, firstDelayMs * 2 ** Math.min(failures, 16))
-    return doubled * (0.5 + 0.5 * this.#options.random())
   }
 
   /** One connection from its beginning to its end; whether the edge took reports on it. */
