@@ -13,13 +13,13 @@ const DISCARDED_LIMITS = 2
  * or, since that is only the client's word, by what has arrived.
  */
 export async function readBody(request: Request, bytesMax: number): Promise<Uint8Array> {
-  if (request.body === null) return new Uint8Array(0)
   const length = request.headers.get('content-length')
   // A body that announces its length has that length, or the runtime breaks it off: it comes in one
   // piece, without a turn of the event loop for each that arrives.
   if (length !== null && Number(length) <= bytesMax) {
     return new Uint8Array(await request.arrayBuffer())
   }
+  if (request.body === null) return new Uint8Array(0)
   const reader = request.body.getReader()
   const bytes = length === null ? await readBytes(reader, bytesMax) : null
   if (bytes !== null) return bytes

@@ -1,3 +1,4 @@
+import { NO_LIMITS } from './rate-limit-headers.ts'
 import type { LimitView } from './rate-limit-headers.ts'
 import type { BodyEnd } from './upstream/pump.ts'
 
@@ -18,7 +19,7 @@ export class RequestTrace {
   /** How it was let in: by a lease in hand, by its tenant's object, or while that was down. */
   admittedBy: 'lease' | 'object' | 'allowance' | null = null
   /** Where the limits stood when the request was decided on; none for other routes. */
-  limits: readonly LimitView[] = []
+  limits: readonly LimitView[] = NO_LIMITS
   readonly #phases: { readonly name: string; readonly durationMs: number }[] = []
 
   constructor(requestId: string, startedAtMs: number) {

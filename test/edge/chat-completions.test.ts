@@ -298,6 +298,34 @@ describe('a backend that fails', () => {
     expect(edge.logs.map((line) => JSON.parse(line).body)).toEqual(['broken'])
   })
 
+  it('passes on an answer that comes with its length, with the limits and one line', async () => {
+    const answer = JSON.stringify({ id: 'c-1' })
+    const { post, edge } = await makeCaller(async () => {
+      const headers = { 'content-type': 'application/json', 'content-length': '12' }
+      return new Response(answer, { headers })
+    })
+    const response = await post(chat())
+    expect(edge.logs.map((line) => JSON.parse(line))).toEqual([
+      expect.objectContaining({ event: 'request', status: 200, route: PATH }),
+    ])
+    expect(await response.text()).toBe(answer)
+    expect(Object.fromEntries(response.headers)).toMatchObject({
+      'content-type': 'application/json',
+      'access-control-allow-origin': '*',
+      'x-request-id': expect.stringMatching(/^req_/),
+    })
+  })
+
+  it('breaks an answer with a length off where the backend did', async () => {
+    const { post } = await makeCaller(async () => {
+      const cut = await dyingBackend('application/json', '{"obj')
+      cut.headers.set('content-length', '12')
+      return cut
+    })
+    const response = await post(chat())
+    await expect(response.text()).rejects.toThrow()
+  })
+
   it('breaks a whole answer off where the backend did', async () => {
     const { post, edge } = await makeCaller(() => dyingBackend('application/json', '\n{"obj'))
     const response = await post(chat())

@@ -7,8 +7,9 @@ import type { QueuedRequest } from '../admission/tenant-queue.ts'
 import type { AppContext, AppDeps } from '../context.ts'
 import { logFailure, overloaded } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
+import { NO_LIMITS } from '../rate-limit-headers.ts'
 import { parseUsd } from '../usd.ts'
-import { acknowledge, admitUnasked, reportsOf } from './lease-book.ts'
+import { acknowledge, admitUnasked, piecesOf, reportsOf } from './lease-book.ts'
 import type { LeaseBook, ScopeEntry } from './lease-book.ts'
 import { refusalError } from './refusals.ts'
 
@@ -99,7 +100,7 @@ export async function admit(
   if (spent !== null) {
     entry.admitted += 1
     c.get('trace').admittedBy = 'lease'
-    c.get('trace').limits = entry.news?.limits ?? []
+    c.get('trace').limits = entry.news?.limits ?? NO_LIMITS
     c.executionCtx.waitUntil(reportSpends(c, entry, { book, deps }))
     return { ...pick(spent), weight: entry.news?.weight ?? 1, waitedMs: 0, by: 'lease', entry }
   }
@@ -208,8 +209,10 @@ async function reportSpends(
 async function reportNow(c: AppContext, entry: ScopeEntry, nowMs: number): Promise<boolean> {
   const reports = reportsOf(entry, nowMs)
   if (reports.length === 0) return false
-  const counted = await tenantObject(c.env, entry.tenantId).reportLeases(reports, nowMs)
-  acknowledge(entry, reports, counted)
+  for (const piece of reports.flatMap(piecesOf)) {
+    const counted = await tenantObject(c.env, entry.tenantId).reportLeases([piece], nowMs)
+    acknowledge(entry, [piece], counted)
+  }
   return true
 }
 

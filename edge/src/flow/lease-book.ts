@@ -13,6 +13,8 @@ const SCOPES_MAX = 10_000
 const ID_LETTERS = 24
 /** While a postpaid tenant's object is down: so many requests of one scope at an isolate. */
 const ALLOWANCE = 20
+/** So many of a report go in one call: nobody else's call to the object waits long behind it. */
+const SPENDS_A_CALL = 64
 
 /** What the tenant's object said last of a scope. */
 export interface ScopeNews {
@@ -106,6 +108,18 @@ export function reportsOf(entry: ScopeEntry, nowMs: number): readonly LeaseRepor
   const lease = { leaseId: entry.unreportedLeaseId, scope, price: news.price }
   const spends = unreported.map((spend) => ({ ...spend, agoMs: 0 }))
   return [{ lease, first: 0, spends, closes: true }, ...reports]
+}
+
+/** A report as the calls that make it, in the order in which the object has to hear them. */
+export function piecesOf(report: LeaseReport): LeaseReport[] {
+  const { first, spends, closes } = report
+  const pieces: LeaseReport[] = []
+  for (let from = 0; from === 0 || from < spends.length; from += SPENDS_A_CALL) {
+    const some = spends.slice(from, from + SPENDS_A_CALL)
+    const last = from + SPENDS_A_CALL >= spends.length
+    pieces.push({ ...report, first: first + from, spends: some, closes: closes && last })
+  }
+  return pieces
 }
 
 /** The object has heard all of `reports`; `counted` is its answer, one number a report. */

@@ -14,8 +14,6 @@ const ID_LETTERS = 24
  * `x-request-id` and `server-timing`, and the log one line.
  */
 export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
-  // Under a lease many requests show one state of the limits.
-  const written = new WeakMap<readonly LimitView[], readonly (readonly [string, string])[]>()
   return async function traceRequest(c, next) {
     const requestId = `req_${randomLetters(ID_LETTERS, deps.randomBytes)}`
     const trace = new RequestTrace(requestId, deps.now())
@@ -24,12 +22,15 @@ export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
     const nowMs = deps.now()
     c.res.headers.set(REQUEST_ID_HEADER, requestId)
     c.res.headers.set('server-timing', trace.serverTiming(nowMs))
-    const limits = written.get(trace.limits) ?? Object.entries(rateLimitHeaders(trace.limits))
-    written.set(trace.limits, limits)
-    for (const [name, value] of limits) c.res.headers.set(name, value)
+    // An answer was made with them.
+    if (c.error !== undefined) showLimits(c.res.headers, trace.limits)
     if (trace.streaming) return
     const end = { method: c.req.method, route: routePath(c), status: c.res.status, nowMs }
     const clientGone = c.req.raw.signal.aborted
     deps.log(trace.toLine({ ...end, ...(clientGone ? { bodyEnd: 'abandoned' } : {}) }))
   }
+}
+
+function showLimits(headers: Headers, limits: readonly LimitView[]): void {
+  for (const [name, value] of Object.entries(rateLimitHeaders(limits))) headers.set(name, value)
 }

@@ -5,7 +5,7 @@ import { ApiError, errorEvent } from '#protocol/errors.ts'
 import { RESUMABLE_HEADER, RESUMABLE_SECONDS_MAX } from '#protocol/headers.ts'
 import type { AppContext, AppDeps, AppEnv } from '../context.ts'
 import type { Pool } from '../env.ts'
-import { logFailure, overloaded, refuseMethod } from '../failures.ts'
+import { logFailure, refuseMethod } from '../failures.ts'
 import { admit, maxCostOf, maxWaitOf, sizeOf } from '../flow/admit.ts'
 import type { Asked } from '../flow/admit.ts'
 import { dispatch } from '../flow/dispatch.ts'
@@ -15,6 +15,7 @@ import { LeaseBook } from '../flow/lease-book.ts'
 import { endTurn, giveTurnBack, PoolBook } from '../flow/turn.ts'
 import { mayUseModel } from '../keys/access.ts'
 import { requireScope } from '../middleware/authenticate.ts'
+import { AnswerHeaders } from '../rate-limit-headers.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
 import { BROKEN_STREAM, pumpBody, STREAM_HEADERS } from '../upstream/pump.ts'
 import type { BodyEnd } from '../upstream/pump.ts'
@@ -47,11 +48,17 @@ interface Isolate {
   readonly deps: AppDeps
   readonly book: LeaseBook
   readonly pools: PoolBook
+  readonly headers: { readonly stream: AnswerHeaders; readonly whole: AnswerHeaders }
 }
 
 export function chatCompletions(deps: AppDeps): Hono<AppEnv> {
   const routes = new Hono<AppEnv>()
-  const isolate = { deps, book: new LeaseBook(deps.randomBytes), pools: new PoolBook() }
+  const isolate = {
+    deps,
+    book: new LeaseBook(deps.randomBytes),
+    pools: new PoolBook(),
+    headers: { stream: new AnswerHeaders(STREAM_HEADERS), whole: new AnswerHeaders(JSON_HEADERS) },
+  }
   for (const path of PATHS) {
     routes.post(path, requireScope('chat'), (c) => complete(c, isolate))
     routes.all(path, refuseMethod('POST'))
@@ -72,7 +79,9 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
   const resumableSeconds = request.stream === true ? resumableSecondsOf(c) : null
 
   const streamed = request.stream === true
-  const gone = new AbortController()
+  // A stream that was opened early may lose its reader without the request being aborted.
+  const gone = streamed ? new AbortController() : null
+  const client = c.req.raw.signal
   const job: Job = {
     pool,
     body,
@@ -80,7 +89,7 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
     model: request.model,
     band: wantsFlex(json) ? 'flex' : 'normal',
     resumableSeconds,
-    signal: AbortSignal.any([c.req.raw.signal, gone.signal]),
+    signal: gone === null ? client : AbortSignal.any([client, gone.signal]),
   }
   const asked = {
     ...sizeOf(request, body.byteLength),
@@ -169,7 +178,7 @@ interface Waiting {
   readonly isolate: Isolate
   readonly dispatched: Promise<Dispatched>
   /** Told when nobody reads any more. */
-  readonly gone: AbortController
+  readonly gone: AbortController | null
 }
 
 /** Opens the stream before there is anything to say, and keeps it open until there is. */
@@ -181,7 +190,7 @@ function answerWaiting(c: AppContext, waiting: Waiting): Response {
       concludeBody(c, waiting.job, waiting.isolate, end),
     ),
   )
-  return new Response(readable, { headers: STREAM_HEADERS })
+  return answer(c, readable, waiting.isolate.headers.stream)
 }
 
 async function keepWaiting(
@@ -205,7 +214,7 @@ async function keepWaiting(
     }
   } catch {
     // Nobody reads: whatever was on its way for them is given up.
-    gone.abort()
+    gone?.abort()
     const outcome = await dispatched
     if (outcome.kind === 'answer') await outcome.upstream.body?.cancel()
     return 'abandoned'
@@ -229,36 +238,22 @@ async function passOn(
     })
     throw new ApiError('internal_server_error', 'The backend could not answer this request.')
   }
+  const { stream, whole } = isolate.headers
   if (!job.streamed && upstream.headers.has('content-length')) {
-    return passOnWhole(c, upstream, job, isolate)
+    // An answer with a length has been made and is on its way: the runtime passes it on by itself.
+    endTurn(c, job.pool, trace.requestId, isolate)
+    return answer(c, upstream.body, whole)
   }
   const { readable, writable } = new IdentityTransformStream()
   trace.streaming = true
   c.executionCtx.waitUntil(
     pump(c, { upstream, writable, job, isolate }).then((end) => concludeBody(c, job, isolate, end)),
   )
-  return new Response(readable, { headers: job.streamed ? STREAM_HEADERS : JSON_HEADERS })
+  return answer(c, readable, job.streamed ? stream : whole)
 }
 
-/**
- * An answer with a length has been made: its bytes are on their way, and nobody has to be told that
- * they wait. Taken in one piece it costs a fraction of what a stream of it would.
- */
-async function passOnWhole(
-  c: AppContext,
-  upstream: Response,
-  job: Job,
-  isolate: Isolate,
-): Promise<Response> {
-  const body = await upstream.arrayBuffer().catch(() => null)
-  endTurn(c, job.pool, c.get('trace').requestId, isolate)
-  if (body === null) {
-    throw overloaded(
-      'The backend stopped before finishing this answer. Try again.',
-      isolate.deps.random,
-    )
-  }
-  return new Response(body, { headers: JSON_HEADERS })
+function answer(c: AppContext, body: ReadableStream | null, headers: AnswerHeaders): Response {
+  return new Response(body, { headers: headers.with(c.get('trace').limits) })
 }
 
 function isAnswer(upstream: Response, { streamed }: Job): boolean {
