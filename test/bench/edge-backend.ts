@@ -1,21 +1,35 @@
 import { createServer } from 'node:http'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { decodeJwt } from 'jose'
+import type { CryptoKey } from 'jose'
 import { importPrivateKey } from '#protocol/keys.ts'
 import { signReportToken } from '#protocol/capacity-report.ts'
 import type { CapacityReport } from '#protocol/capacity-report.ts'
+import { RecordPusher } from '../../gpu-backend/src/records/pusher.ts'
+import { createRecorder } from '../../gpu-backend/src/records/recorder.ts'
+import type { KeepUsage } from '../../gpu-backend/src/records/recorder.ts'
+import { RecordSpool } from '../../gpu-backend/src/records/spool.ts'
 import { CapacityReporter, dialWebSocket } from '../../gpu-backend/src/server/capacity-reporter.ts'
 
 /**
  * A backend that costs next to nothing, as a process of its own: `fork` it and talk by messages.
  * Every POST gets a small whole answer at once, or, with `"stream":true` in its body, events that
- * say when they were written, by the machine's monotonic clock.
+ * say when they were written, by the machine's monotonic clock. What a tenant's requests used is
+ * recorded and pushed as the product does it, after the answer.
  */
 export type BackendCommand =
   | {
-      /** Dial this edge and tell of room for everything, several times a second. */
+      /**
+       * Dial this edge and tell of room for everything, several times a second; and push it the
+       * records of this tenant's requests.
+       */
       readonly kind: 'report'
       readonly edgeUrl: string
+      readonly tenantId: string
       readonly pool: string
       readonly recordKey: string
     }
@@ -43,7 +57,14 @@ const ANSWER = Buffer.from(
   }),
 )
 
+const silent = (): void => undefined
+const quietLog = { debug: silent, info: silent, warn: silent, error: silent }
+const stop = new AbortController()
+
 const running = new Set<string>()
+/** By tenant. */
+const keepers = new Map<string, KeepUsage>()
+const spoolDirs: string[] = []
 let streaming = { events: 1, gapMs: 0 }
 
 function answer(request: IncomingMessage, response: ServerResponse): void {
@@ -52,7 +73,10 @@ function answer(request: IncomingMessage, response: ServerResponse): void {
   request.on('end', () => {
     const id = String(request.headers['x-request-id'] ?? '')
     running.add(id)
-    response.once('close', () => running.delete(id))
+    response.once('close', () => {
+      running.delete(id)
+      keepRecord(request, id)
+    })
     if (Buffer.concat(chunks).includes('"stream":true')) {
       void stream(response)
       return
@@ -72,8 +96,52 @@ async function stream(response: ServerResponse): Promise<void> {
   response.end('data: [DONE]\n\n')
 }
 
-async function report(command: BackendCommand & { readonly kind: 'report' }): Promise<void> {
+/** Requests that came by no edge have no token and leave no record. */
+function keepRecord(request: IncomingMessage, requestId: string): void {
+  const token = (request.headers.authorization ?? '').slice('Bearer '.length)
+  if (!token.includes('.')) return
+  const { aud, sub, kid } = decodeJwt(token)
+  const keep = keepers.get(sub ?? '')
+  if (keep === undefined || typeof kid !== 'string' || typeof aud !== 'string') return
+  const nowMs = Date.now()
+  const usage = {
+    model: 'toy',
+    checkpointHash: 'none',
+    promptTokens: 5,
+    cachedTokens: 0,
+    prefilledTokens: 5,
+    completionTokens: 2,
+    reasoningTokens: 0,
+    deliveredTokens: 2,
+    outcome: 'stop',
+    acceptedAtMs: nowMs,
+    startedAtMs: nowMs,
+    firstTokenAtMs: nowMs,
+    finishedAtMs: nowMs,
+  } as const
+  void keep({ requestId, tenantId: sub ?? '', keyId: kid, pool: aud }, usage)
+}
+
+async function keepAndPush(command: ReportCommand, privateKey: CryptoKey): Promise<void> {
+  const { edgeUrl, tenantId } = command
+  const dir = await mkdtemp(join(tmpdir(), 'sluice-bench-spool-'))
+  spoolDirs.push(dir)
+  const spool = await RecordSpool.open(dir, { log: quietLog })
+  keepers.set(tenantId, createRecorder({ spool, backendId: 'bench', privateKey }))
+  const { random } = Math
+  const pusher = new RecordPusher({ spool, edgeUrl, fetch, sleep: pause, random, log: quietLog })
+  await pusher.run(stop.signal)
+}
+
+async function pause(ms: number, signal: AbortSignal): Promise<void> {
+  await sleep(ms, undefined, { signal }).catch(silent)
+}
+
+type ReportCommand = BackendCommand & { readonly kind: 'report' }
+
+async function report(command: ReportCommand): Promise<void> {
   const key = await importPrivateKey(command.recordKey)
+  void keepAndPush(command, key)
   const claims = { pool: command.pool, backendId: 'bench', incarnation: String(process.pid) }
   let seq = 0
   const say = (): CapacityReport => ({
@@ -97,7 +165,6 @@ async function report(command: BackendCommand & { readonly kind: 'report' }): Pr
       completionTokens: 1,
     })),
   })
-  const silent = (): void => undefined
   const reporter = new CapacityReporter({
     edgeUrl: command.edgeUrl,
     claims,
@@ -106,13 +173,11 @@ async function report(command: BackendCommand & { readonly kind: 'report' }): Pr
     dial: dialWebSocket,
     intervalMs: REPORT_EVERY_MS,
     onCancel: silent,
-    sleep: async (ms, signal) => {
-      await sleep(ms, undefined, { signal }).catch(silent)
-    },
+    sleep: pause,
     random: Math.random,
-    log: { debug: silent, info: silent, warn: silent, error: silent },
+    log: quietLog,
   })
-  await reporter.run(new AbortController().signal)
+  await reporter.run(stop.signal)
 }
 
 const server = createServer(answer)
@@ -126,4 +191,7 @@ process.on('message', (command: BackendCommand) => {
   if (command.kind === 'stream') streaming = command
   else void report(command)
 })
-process.on('disconnect', () => process.exit())
+process.on('disconnect', () => {
+  stop.abort()
+  void Promise.all(spoolDirs.map((dir) => rm(dir, { recursive: true }))).finally(() => process.exit())
+})

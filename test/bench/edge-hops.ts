@@ -56,12 +56,15 @@ export async function startWorld(dir: string): Promise<World> {
   const peer = await startPeer(backendUrl)
   const tell = (command: BackendCommand): void => void backend.send(command)
   const recordKey = JSON.stringify(secrets.record)
-  for (const edgeUrl of [edge.url, behindMiniflare.url]) {
-    tell({ kind: 'report', edgeUrl, pool: EDGE_POOL, recordKey })
-  }
   const { adminToken } = secrets
   const key = await makeBusyKey(edge.url, adminToken)
   const other = await makeBusyKey(behindMiniflare.url, adminToken)
+  for (const [{ url }, { tenantId }] of [
+    [edge, key],
+    [behindMiniflare, other],
+  ] as const) {
+    tell({ kind: 'report', edgeUrl: url, tenantId, pool: EDGE_POOL, recordKey })
+  }
   const plain = { headers: {}, warmUpSeconds: WARM_UP_SECONDS }
   const slow = { warmUpSeconds: LEASES_AFTER_SECONDS }
   return {
@@ -124,7 +127,7 @@ function edgeVars(secrets: EdgeSecrets, backendUrl: string): Record<string, stri
 async function makeBusyKey(
   url: string,
   adminToken: string,
-): Promise<{ key: string; path: string }> {
+): Promise<{ key: string; tenantId: string; path: string }> {
   const admin = async (method: string, path: string, body: object): Promise<unknown> => {
     const headers = { ...bearer(adminToken), 'content-type': 'application/json' }
     const init = { method, headers, body: JSON.stringify(body) }
@@ -146,7 +149,8 @@ async function makeBusyKey(
     readonly key: string
     readonly key_id: string
   }
-  return { key: made.key, path: `/admin/tenants/${tenant}/keys/${made.key_id}` }
+  const path = `/admin/tenants/${tenant}/keys/${made.key_id}`
+  return { key: made.key, tenantId: tenant, path }
 }
 
 function bearer(key: string): { readonly authorization: string } {

@@ -31,18 +31,18 @@ function reportOf(spends: number, closes: boolean): LeaseReport {
 
 describe('piecesOf', () => {
   it('numbers the pieces on and closes the lease with the last one', () => {
-    const report = reportOf(130, true)
+    const report = reportOf(66, true)
     const pieces = piecesOf(report)
     expect(pieces.map(({ first, spends, closes }) => [first, spends.length, closes])).toEqual([
-      [10, 64, false],
-      [74, 64, false],
-      [138, 2, true],
+      [10, 32, false],
+      [42, 32, false],
+      [74, 2, true],
     ])
     expect(pieces.flatMap(({ spends }) => spends)).toEqual(report.spends)
   })
 
   it('leaves a lease open that the report leaves open', () => {
-    expect(piecesOf(reportOf(65, false)).map(({ closes }) => closes)).toEqual([false, false])
+    expect(piecesOf(reportOf(33, false)).map(({ closes }) => closes)).toEqual([false, false])
   })
 
   it('closes a lease of which nothing was spent', () => {

@@ -14,7 +14,7 @@ const ID_LETTERS = 24
 /** While a postpaid tenant's object is down: so many requests of one scope at an isolate. */
 const ALLOWANCE = 20
 /** So many of a report go in one call: nobody else's call to the object waits long behind it. */
-const SPENDS_A_CALL = 64
+const SPENDS_A_CALL = 32
 
 /** What the tenant's object said last of a scope. */
 export interface ScopeNews {

@@ -1,13 +1,11 @@
 import type { MiddlewareHandler } from 'hono'
 import { routePath } from 'hono/route'
 import { REQUEST_ID_HEADER } from '#protocol/headers.ts'
-import { randomLetters } from '../bytes.ts'
 import type { AppDeps, AppEnv } from '../context.ts'
 import { rateLimitHeaders } from '../rate-limit-headers.ts'
 import type { LimitView } from '../rate-limit-headers.ts'
+import { newRequestId } from '../request-id.ts'
 import { RequestTrace } from '../request-trace.ts'
-
-const ID_LETTERS = 24
 
 /**
  * Gives every request its id (never the client's: ids key the usage records), every response
@@ -15,8 +13,9 @@ const ID_LETTERS = 24
  */
 export function traceRequests(deps: AppDeps): MiddlewareHandler<AppEnv> {
   return async function traceRequest(c, next) {
-    const requestId = `req_${randomLetters(ID_LETTERS, deps.randomBytes)}`
-    const trace = new RequestTrace(requestId, deps.now())
+    const startedAtMs = deps.now()
+    const requestId = newRequestId(startedAtMs, deps.randomBytes)
+    const trace = new RequestTrace(requestId, startedAtMs)
     c.set('trace', trace)
     await next()
     const nowMs = deps.now()

@@ -12,12 +12,12 @@ import { reachObject, refuseMethod } from '../failures.ts'
 import { keepPlace } from '../flow/heartbeat.ts'
 import { requireScope } from '../middleware/authenticate.ts'
 import { tenantObject } from '../objects/stubs.ts'
+import { REQUEST_ID } from '../request-id.ts'
 import { callBackend } from '../upstream/backend.ts'
 import { refusalOf } from '../upstream/backend-error.ts'
 import { BROKEN_STREAM, pumpBody, STREAM_HEADERS } from '../upstream/pump.ts'
 import { viewLimitState } from './limits.ts'
 
-const REQUEST_ID = /^req_[a-z2-7]{24}$/
 const STATUS_BYTES_MAX = 64 * 1024
 
 /** One request of the key's own tenant: how it is doing, why it was let in, its stream again. */

@@ -76,14 +76,27 @@ async function runUntilEmpty(pusher: RecordPusher): Promise<void> {
 }
 
 describe('RecordPusher', () => {
-  it('sends what is pending in batches of at most 256, oldest first', async () => {
-    await fill(300)
+  it('sends what is pending in batches of at most 64, oldest first', async () => {
+    await fill(100)
     await runUntilEmpty(pusherWith([all]))
     expect(calls.map(({ url, records }) => [url, records.length, records[0]])).toEqual([
-      ['http://edge.test/base/internal/usage-records', 256, 'jws_1'],
-      ['http://edge.test/base/internal/usage-records', 44, 'jws_257'],
+      ['http://edge.test/base/internal/usage-records', 64, 'jws_1'],
+      ['http://edge.test/base/internal/usage-records', 36, 'jws_65'],
     ])
+  })
+
+  it('waits for others before it sends less than a batch, and not with a whole one', async () => {
+    await fill(64)
+    await runUntilEmpty(pusherWith([all]))
     expect(delays).toEqual([])
+    await fill(1)
+    const sleep = async (ms: number): Promise<void> => {
+      delays.push(ms)
+      await spool.append({ requestId: 'req_late', jws: 'jws_late' })
+    }
+    await runUntilEmpty(pusherWith([all], { sleep }))
+    expect(calls.at(-1)?.records).toEqual(['jws_1', 'jws_late'])
+    expect(delays).toEqual([200])
   })
 
   it('sends records that come later, without being asked', async () => {
@@ -108,7 +121,7 @@ describe('RecordPusher', () => {
     ]
     await runUntilEmpty(pusherWith([...broken, all]))
     expect(calls).toHaveLength(7)
-    expect(delays).toEqual([250, 500, 1000, 2000, 4000, 8000])
+    expect(delays).toEqual([200, 250, 500, 1000, 2000, 4000, 8000])
   })
 
   it('never waits longer than half a minute, and spreads the waits', async () => {
@@ -119,7 +132,7 @@ describe('RecordPusher', () => {
     )
     await runUntilEmpty(pusherWith([...down, all], { random: () => 0 }))
     expect(delays.at(-1)).toBe(15_000)
-    expect(delays[0]).toBe(125)
+    expect(delays[1]).toBe(125)
   })
 
   it('sends again only what was not settled', async () => {
