@@ -178,8 +178,8 @@ function pick({
 }
 
 /**
- * Tells the tenant's object what was spent, once a second while there is something to tell, fetches
- * the next lease, and gives the last one back when the scope has gone idle. One request at a time
+ * Fetches the next lease, once a second while there is something to tell, tells the tenant's object
+ * what was spent, and gives the last one back when the scope has gone idle. One request at a time
  * does this for its scope; if it is cut short, a later one finds what is left.
  */
 async function reportSpends(
@@ -193,11 +193,14 @@ async function reportSpends(
     for (;;) {
       entry.reportingUntilMs = Date.now() + 3 * REPORT_EVERY_MS
       await scheduler.wait(REPORT_EVERY_MS)
-      if (entry.admitted === admittedBefore) entry.leases.close()
+      const { admitted } = entry
+      const idle = admitted === admittedBefore
+      admittedBefore = admitted
+      // A long report takes its time, and the lease in hand may not run out meanwhile.
+      if (idle) entry.leases.close()
+      else await refill(c, entry, { book, deps })
       const told = await reportNow(c, entry, deps.now())
-      if (entry.admitted === admittedBefore && !told) return
-      if (entry.admitted !== admittedBefore) await refill(c, entry, { book, deps })
-      admittedBefore = entry.admitted
+      if (idle && !told && entry.admitted === admitted) return
     }
   } catch (cause) {
     logFailure(deps, 'object_unreachable', cause)
