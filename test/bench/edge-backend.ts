@@ -193,5 +193,7 @@ process.on('message', (command: BackendCommand) => {
 })
 process.on('disconnect', () => {
   stop.abort()
-  void Promise.all(spoolDirs.map((dir) => rm(dir, { recursive: true }))).finally(() => process.exit())
+  void Promise.all(spoolDirs.map((dir) => rm(dir, { recursive: true }))).finally(() =>
+    process.exit(),
+  )
 })
