@@ -99,6 +99,15 @@ describe('RecordPusher', () => {
     expect(delays).toEqual([200])
   })
 
+  it('sends nothing more when it is stopped while it waits for others', async () => {
+    await fill(1)
+    const stop = new AbortController()
+    const sleep = async (): Promise<void> => stop.abort()
+    await pusherWith([all], { sleep }).run(stop.signal)
+    expect(calls).toEqual([])
+    expect(spool.pendingCount).toBe(1)
+  })
+
   it('sends records that come later, without being asked', async () => {
     const pusher = pusherWith([all])
     const stop = new AbortController()
