@@ -8,8 +8,9 @@ import type { AppContext, AppDeps } from '../context.ts'
 import { logFailure, overloaded } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import { NO_LIMITS } from '../rate-limit-headers.ts'
+import { withPauses } from '../slices.ts'
 import { parseUsd } from '../usd.ts'
-import { acknowledge, admitUnasked, piecesOf, reportsOf } from './lease-book.ts'
+import { acknowledge, admitUnasked, callsOf, reportsOf } from './lease-book.ts'
 import type { LeaseBook, ScopeEntry } from './lease-book.ts'
 import { refusalError } from './refusals.ts'
 
@@ -31,7 +32,6 @@ const OUTPUT_DEFAULT_THINKING = 65_536
 const OUTPUT_DEFAULT_MAX_EFFORT = 131_072
 /** What is spent under leases is told to the object about this often. */
 const REPORT_EVERY_MS = 1_000
-const PAUSE_MS = 1
 
 /** What of a request counts for its estimate: its bytes, and how long an answer it allows. */
 export function sizeOf(request: ChatRequest, bodyBytes: number): RequestSize {
@@ -213,11 +213,9 @@ async function reportSpends(
 async function reportNow(c: AppContext, entry: ScopeEntry, nowMs: number): Promise<boolean> {
   const reports = reportsOf(entry, nowMs)
   if (reports.length === 0) return false
-  for (const [index, piece] of reports.flatMap(piecesOf).entries()) {
-    // Calls between objects of one process are no pause: only a timer lets what has arrived go on.
-    if (index > 0) await scheduler.wait(PAUSE_MS)
-    const counted = await tenantObject(c.env, entry.tenantId).reportLeases([piece], nowMs)
-    acknowledge(entry, [piece], counted)
+  for await (const call of withPauses(callsOf(reports))) {
+    const counted = await tenantObject(c.env, entry.tenantId).reportLeases(call, nowMs)
+    acknowledge(entry, call, counted)
   }
   return true
 }

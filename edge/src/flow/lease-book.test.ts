@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { LeaseReport, Spend } from '../admission/tenant-admission.ts'
-import { piecesOf } from './lease-book.ts'
+import { callsOf, piecesOf } from './lease-book.ts'
 
 const COST = {
   requests: 1,
@@ -48,5 +48,18 @@ describe('piecesOf', () => {
   it('closes a lease of which nothing was spent', () => {
     const report = reportOf(0, true)
     expect(piecesOf(report)).toEqual([report])
+  })
+})
+
+describe('callsOf', () => {
+  it('tells small reports together, and never more at once than a call takes', () => {
+    const reports = [reportOf(0, true), reportOf(30, true), reportOf(2, false), reportOf(40, false)]
+    const calls = callsOf(reports)
+    expect(calls.map((call) => call.map(({ spends }) => spends.length))).toEqual([
+      [0, 30, 2],
+      [32],
+      [8],
+    ])
+    expect(calls.flat()).toEqual(reports.flatMap(piecesOf))
   })
 })

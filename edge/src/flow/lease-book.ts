@@ -8,12 +8,13 @@ import { ScopeLeases } from '../admission/scope-leases.ts'
 import type { AdmitRequest, LeaseReport, Spend } from '../admission/tenant-admission.ts'
 import type { LimitState } from '../admission/tenant-capacity.ts'
 import type { Price } from '../admission/prices.ts'
+import { slicesOf } from '../slices.ts'
 
 const SCOPES_MAX = 10_000
 const ID_LETTERS = 24
 /** While a postpaid tenant's object is down: so many requests of one scope at an isolate. */
 const ALLOWANCE = 20
-/** So many of a report go in one call: nobody else's call to the object waits long behind it. */
+/** So many go in one call: nobody else's call to the object waits long behind it. */
 const SPENDS_A_CALL = 32
 
 /** What the tenant's object said last of a scope. */
@@ -110,16 +111,32 @@ export function reportsOf(entry: ScopeEntry, nowMs: number): readonly LeaseRepor
   return [{ lease, first: 0, spends, closes: true }, ...reports]
 }
 
-/** A report as the calls that make it, in the order in which the object has to hear them. */
+/** The calls that tell `reports`, in the order in which the object has to hear them. */
+export function callsOf(reports: readonly LeaseReport[]): LeaseReport[][] {
+  const calls: LeaseReport[][] = []
+  // The first piece opens a call.
+  let told = Infinity
+  for (const piece of reports.flatMap(piecesOf)) {
+    told += piece.spends.length
+    if (told > SPENDS_A_CALL) {
+      calls.push([])
+      told = piece.spends.length
+    }
+    calls.at(-1)?.push(piece)
+  }
+  return calls
+}
+
+/** A report as several, none with more than a call takes; the last one closes the lease. */
 export function piecesOf(report: LeaseReport): LeaseReport[] {
   const { first, spends, closes } = report
-  const pieces: LeaseReport[] = []
-  for (let from = 0; from === 0 || from < spends.length; from += SPENDS_A_CALL) {
-    const some = spends.slice(from, from + SPENDS_A_CALL)
-    const last = from + SPENDS_A_CALL >= spends.length
-    pieces.push({ ...report, first: first + from, spends: some, closes: closes && last })
-  }
-  return pieces
+  const slices = spends.length === 0 ? [spends] : [...slicesOf(spends, SPENDS_A_CALL)]
+  return slices.map((some, index) => ({
+    ...report,
+    first: first + index * SPENDS_A_CALL,
+    spends: some,
+    closes: closes && index === slices.length - 1,
+  }))
 }
 
 /** The object has heard all of `reports`; `counted` is its answer, one number a report. */

@@ -80,7 +80,7 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
 
   const streamed = request.stream === true
   // A stream that was opened early may lose its reader without the request being aborted.
-  const gone = streamed ? new AbortController() : null
+  const gone = new AbortController()
   const client = c.req.raw.signal
   const job: Job = {
     pool,
@@ -89,7 +89,7 @@ async function complete(c: AppContext, isolate: Isolate): Promise<Response> {
     model: request.model,
     band: wantsFlex(json) ? 'flex' : 'normal',
     resumableSeconds,
-    signal: gone === null ? client : AbortSignal.any([client, gone.signal]),
+    signal: streamed ? AbortSignal.any([client, gone.signal]) : client,
   }
   const asked = {
     ...sizeOf(request, body.byteLength),
@@ -178,7 +178,7 @@ interface Waiting {
   readonly isolate: Isolate
   readonly dispatched: Promise<Dispatched>
   /** Told when nobody reads any more. */
-  readonly gone: AbortController | null
+  readonly gone: AbortController
 }
 
 /** Opens the stream before there is anything to say, and keeps it open until there is. */
@@ -214,7 +214,7 @@ async function keepWaiting(
     }
   } catch {
     // Nobody reads: whatever was on its way for them is given up.
-    gone?.abort()
+    gone.abort()
     const outcome = await dispatched
     if (outcome.kind === 'answer') await outcome.upstream.body?.cancel()
     return 'abandoned'

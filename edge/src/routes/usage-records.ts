@@ -9,6 +9,7 @@ import { answerNotFound, logFailure, refuseMethod } from '../failures.ts'
 import { tenantObject } from '../objects/stubs.ts'
 import type { ApplyStatus } from '../objects/tenant/tenant.ts'
 import { parseJsonBytes, readBody } from '../request-body.ts'
+import { slicesOf, withPauses } from '../slices.ts'
 
 /** 256 records, the batch's limit, at 4 KiB each. */
 const BATCH_BYTES_MAX = 1024 * 1024
@@ -19,8 +20,6 @@ const BATCH_BYTES_MAX = 1024 * 1024
  */
 const CHECKED_TOGETHER = 8
 const BOOKED_TOGETHER = 16
-/** Calls between objects of one process are no pause: a timer lets what has arrived go on. */
-const PAUSE_MS = 1
 
 /** What becomes of one record of a batch. */
 type Verdict = ApplyStatus | 'signature_invalid' | 'unreachable'
@@ -60,37 +59,26 @@ async function settle(
   deps: AppDeps,
 ): Promise<readonly Verdict[]> {
   const pools = sluicePools(c.get('settings').pools)
-  const records = await inPieces(batch, CHECKED_TOGETHER, (some) =>
-    Promise.all(some.map((jws) => verify(jws, pools))),
-  )
+  const records: (UsageRecord | null)[] = []
+  for await (const some of withPauses(slicesOf(batch, CHECKED_TOGETHER))) {
+    records.push(...(await Promise.all(some.map((jws) => verify(jws, pools)))))
+  }
   const genuine = records.flatMap((record, index) => (record === null ? [] : [{ index, record }]))
   const verdicts = batch.map((): Verdict => 'signature_invalid')
   const byTenant = Map.groupBy(genuine, ({ record }) => record.tenantId)
   await Promise.all(
     [...byTenant.values()].map(async (entries) => {
-      const statuses = await inPieces(entries, BOOKED_TOGETHER, (some) => apply(c, some, deps))
-      entries.forEach(({ index, record }, place) => {
-        const verdict = statuses[place] ?? 'unreachable'
-        verdicts[index] = verdict
-        reportOddity(verdict, record, deps)
-      })
+      for await (const some of withPauses(slicesOf(entries, BOOKED_TOGETHER))) {
+        const statuses = await apply(c, some, deps)
+        some.forEach(({ index, record }, place) => {
+          const verdict = statuses[place] ?? 'unreachable'
+          verdicts[index] = verdict
+          reportOddity(verdict, record, deps)
+        })
+      }
     }),
   )
   return verdicts
-}
-
-/** What `work` makes of all `items`, some at a time. */
-async function inPieces<Item, Result>(
-  items: readonly Item[],
-  length: number,
-  work: (some: readonly Item[]) => Promise<readonly Result[]>,
-): Promise<Result[]> {
-  const results: Result[] = []
-  for (let from = 0; from < items.length; from += length) {
-    if (from > 0) await scheduler.wait(PAUSE_MS)
-    results.push(...(await work(items.slice(from, from + length))))
-  }
-  return results
 }
 
 /** The record, if it is signed by the pool that it names. */
@@ -102,7 +90,7 @@ async function verify(jws: string, pools: readonly SluicePool[]): Promise<UsageR
   return null
 }
 
-/** Hands one tenant its records. */
+/** Hands one tenant its records; nothing when its object cannot be reached now. */
 async function apply(
   c: AppContext,
   entries: readonly IndexedRecord[],
@@ -115,7 +103,7 @@ async function apply(
     return await tenantObject(c.env, first.record.tenantId).applyUsageRecords(records, deps.now())
   } catch (cause) {
     logFailure(deps, 'object_unreachable', cause)
-    return entries.map(() => 'unreachable')
+    return []
   }
 }
 

@@ -30,8 +30,7 @@ export async function callBackend(
   deps: AppDeps,
 ): Promise<Response> {
   const { pool, requestId, body } = call
-  const made = credentialFor(call, settings, deps)
-  const credential = made instanceof Promise ? await made : made
+  const credential = await credentialFor(call, settings, deps)
   // Not AbortSignal.timeout: it would go on to cut the stream that follows the headers.
   const silence = new AbortController()
   const withinMs = call.headersWithinMs ?? settings.backendHeadersTimeoutMs

@@ -1,6 +1,7 @@
 import type { Waited } from '../../admission/tenant-queue.ts'
 import type { LimitState } from '../../admission/tenant-capacity.ts'
 import { BoundedMap } from '../../bounded-map.ts'
+import { slicesOf } from '../../slices.ts'
 
 /** Why a request was let in or not, as its own tenant may see it. */
 export interface Decision {
@@ -57,8 +58,7 @@ export class DecisionLog {
   write(): void {
     const news = this.#unwritten.splice(0)
     if (news.length === 0) return
-    for (let from = 0; from < news.length; from += DECISIONS_A_ROW) {
-      const list = news.slice(from, from + DECISIONS_A_ROW)
+    for (const list of slicesOf(news, DECISIONS_A_ROW)) {
       const text = JSON.stringify(list)
       this.#sql.exec('INSERT INTO decisions (count, list) VALUES (?, ?)', list.length, text)
     }

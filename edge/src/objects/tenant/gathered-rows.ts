@@ -1,5 +1,6 @@
 import { assert } from '../../admission/assert.ts'
 import type { DueTable, Table } from '../../admission/tenant-store.ts'
+import { slicesOf } from '../../slices.ts'
 import type { Columns } from './columns.ts'
 import type { Gathered, UnitOfWork } from './unit-of-work.ts'
 
@@ -179,8 +180,4 @@ function statementsOf<Row>(shape: RowShape<Row>): Statements {
     insertBlock: insertOf(blockRows),
     blockRows,
   }
-}
-
-function* slicesOf<Item>(items: readonly Item[], length: number): Iterable<readonly Item[]> {
-  for (let from = 0; from < items.length; from += length) yield items.slice(from, from + length)
 }
